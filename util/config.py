@@ -1,0 +1,325 @@
+"""The configuration of an experiment: typed, frozen, and checked when it is built.
+
+`util.cli.parse` fills a `Config` from YAML files and the command line; every field below is an option of `main.py`
+(`--model.num_queries 8`). Constructors elsewhere take plain values, so only `build` functions read a configuration.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network.
+
+    Args:
+        backbone: `resnet50`, `resnet101`, or `timm/<name>` for any timm network with four stages.
+        backbone_options: further arguments of a `timm/` network, as `{channels: [32, 64, 128, 256]}`.
+        backbone_weights: where an untrained model's backbone starts: `imagenet`, a file of weights, or null (random).
+        temporal_shift: share of a 2D residual backbone's channels that each block exchanges with the frame before and
+            the frame after; 0 keeps frames apart, as the published models do.
+        hidden_dim: channels C of the transformer.
+        num_queries: conditional queries N.
+        num_heads: attention heads, in every attention.
+        num_encoder_layers: deformable encoder layers.
+        num_decoder_layers: deformable decoder layers L.
+        num_feature_levels: maps that enter the transformer: strides 8, 16, 32, then twice the stride for each more.
+        num_points: sampling points per head and level.
+        feedforward_dim: hidden width of every feed-forward network.
+        dropout: dropout of the transformer, the resizer and the pixel decoder.
+        drop_path: stochastic depth of the backbone; null takes the backbone's own.
+        box_refine: each decoder layer refines the boxes of the one before (`--with_box_refine`).
+        num_classes: 1 for class-agnostic heads (`--binary`), else 65 (Ref-YouTube-VOS), 78 (Ref-DAVIS17), 91 (COCO).
+        relative_coordinates: the mask head sees each pixel's offset from the query's box (`--rel_coord`).
+        mask_dim: channels of the mask features.
+        mask_head_channels: channels of the dynamic mask head.
+        text_encoder: hub name or folder of a transformers encoder with its tokenizer.
+        text_encoder_pretrained: load the encoder's weights; false starts it at random from its configuration.
+        freeze_text_encoder: keep the text encoder's weights, and keep it in evaluation mode.
+        max_tokens: longer captions are cut, with a warning.
+        activation_checkpointing: recompute activations in the backward pass to save memory.
+    """
+
+    backbone: str = "resnet50"
+    backbone_options: dict[str, Any] = field(default_factory=dict)
+    backbone_weights: str | None = None
+    temporal_shift: float = 0.0
+    hidden_dim: int = 256
+    num_queries: int = 5
+    num_heads: int = 8
+    num_encoder_layers: int = 4
+    num_decoder_layers: int = 4
+    num_feature_levels: int = 4
+    num_points: int = 4
+    feedforward_dim: int = 2048
+    dropout: float = 0.1
+    drop_path: float | None = None
+    box_refine: bool = True
+    num_classes: int = 1
+    relative_coordinates: bool = True
+    mask_dim: int = 256
+    mask_head_channels: int = 8
+    text_encoder: str = "roberta-base"
+    text_encoder_pretrained: bool = True
+    freeze_text_encoder: bool = True
+    max_tokens: int = 128
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self, "hidden_dim", "num_queries", "num_heads", "num_encoder_layers", "num_decoder_layers")
+        _positive(self, "num_points", "feedforward_dim", "num_classes", "mask_dim", "mask_head_channels", "max_tokens")
+        _within(self, 0, 1, "dropout", "temporal_shift")
+        if self.drop_path is not None:
+            _within(self, 0, 1, "drop_path")
+        if self.num_feature_levels < 3:
+            raise ValueError(f"model.num_feature_levels is {self.num_feature_levels}; it must be 3 or more")
+        if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
+            raise ValueError(
+                f"model.hidden_dim is {self.hidden_dim}; not a multiple of num_heads ({self.num_heads}) and of 32"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the losses, which are the matching costs' weights too (numbers of the paper, section 4.2).
+
+    Args:
+        class_weight: focal loss of the reference probability.
+        l1_weight: L1 loss of the boxes.
+        giou_weight: generalised IoU loss of the boxes.
+        mask_weight: focal loss of the masks.
+        dice_weight: DICE loss of the masks.
+        focal_alpha: alpha of both focal losses.
+        focal_gamma: gamma of both focal losses.
+        aux_loss: every decoder layer is supervised, not only the last.
+    """
+
+    class_weight: float = 2.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    mask_weight: float = 2.0
+    dice_weight: float = 5.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    aux_loss: bool = True
+
+    def __post_init__(self) -> None:
+        for f in dataclasses.fields(self):
+            if getattr(self, f.name) < 0:
+                raise ValueError(f"loss.{f.name} is {getattr(self, f.name)}; it must not be negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """What is read, and how clips are cut and augmented.
+
+    Args:
+        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout.
+        root: folder of the data set.
+        train_split: split that is trained on.
+        eval_split: split that is evaluated (its folder must hold annotations).
+        num_frames: frames T of a training clip.
+        augment: random flip, colours, size and crop; false only resizes.
+        flip_probability: of the horizontal flip, which swaps left and right in the caption.
+        photometric: distort brightness, contrast, saturation and hue.
+        short_sides: short sides a training clip is resized to, drawn per clip (pixels).
+        max_long_side: long side at most, when training (pixels).
+        crop_probability: how often a clip is resized, cropped and resized again.
+        crop_short_sides: short sides before the crop (pixels).
+        crop_sizes: smallest and largest side of the crop (pixels).
+        num_workers: loader processes per training process.
+        skip_broken: list unreadable samples and go on, rather than stop.
+    """
+
+    dataset: Literal["ytvos"] = "ytvos"
+    root: str = "data/ref-youtube-vos"
+    train_split: str = "train"
+    eval_split: str = "valid"
+    num_frames: int = 5
+    augment: bool = True
+    flip_probability: float = 0.5
+    photometric: bool = True
+    short_sides: tuple[int, ...] = (288, 320, 352, 392, 416, 448, 480, 512)
+    max_long_side: int = 640
+    crop_probability: float = 0.5
+    crop_short_sides: tuple[int, ...] = (400, 500, 600)
+    crop_sizes: tuple[int, int] = (384, 600)
+    num_workers: int = 4
+    skip_broken: bool = False
+
+    def __post_init__(self) -> None:
+        _positive(self, "num_frames", "max_long_side")
+        _within(self, 0, 1, "flip_probability", "crop_probability")
+        if self.num_workers < 0:
+            raise ValueError(f"data.num_workers is {self.num_workers}; it must be 0 or more")
+        if not self.short_sides or min(self.short_sides) < 1:
+            raise ValueError(f"data.short_sides is {self.short_sides}; give at least one positive size")
+        if self.crop_sizes[0] > self.crop_sizes[1]:
+            raise ValueError(f"data.crop_sizes is {self.crop_sizes}; the smallest side comes first")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and its schedule.
+
+    Args:
+        lr: learning rate of everything not named below.
+        backbone_lr: learning rate of the visual backbone.
+        text_encoder_lr: learning rate of the text encoder, when it is trained.
+        offsets_lr_factor: times `lr` for `reference_points` and `sampling_offsets`.
+        weight_decay: of all parameters.
+        clip_grad_norm: largest gradient norm; 0 does not clip.
+        epochs: passes over the training split.
+        lr_drops: epochs after which every rate is multiplied by `lr_drop_factor`.
+        lr_drop_factor: see `lr_drops`.
+        warmup_steps: optimizer steps over which the rates rise linearly from 0.
+        batch_size: clips per process and forward pass.
+        accumulate_steps: forward passes per optimizer step.
+        precision: `bfloat16` runs the network under autocast; weights and losses stay float32.
+    """
+
+    lr: float = 1e-4
+    backbone_lr: float = 5e-5
+    text_encoder_lr: float = 1e-5
+    offsets_lr_factor: float = 1.0
+    weight_decay: float = 5e-4
+    clip_grad_norm: float = 0.1
+    epochs: int = 6
+    lr_drops: tuple[int, ...] = (3, 5)
+    lr_drop_factor: float = 0.1
+    warmup_steps: int = 0
+    batch_size: int = 1
+    accumulate_steps: int = 1
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        _positive(self, "lr", "epochs", "batch_size", "accumulate_steps", "lr_drop_factor")
+        for name in ("backbone_lr", "text_encoder_lr", "offsets_lr_factor", "weight_decay", "clip_grad_norm"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"optim.{name} is {getattr(self, name)}; it must not be negative")
+        if self.warmup_steps < 0:
+            raise ValueError(f"optim.warmup_steps is {self.warmup_steps}; it must be 0 or more")
+        if list(self.lr_drops) != sorted(set(self.lr_drops)):
+            raise ValueError(f"optim.lr_drops is {self.lr_drops}; epochs must rise")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How a run is carried out.
+
+    Args:
+        output_dir: folder of checkpoints, logs and curves.
+        seed: of weights, data and dropout; ranks derive their own.
+        resume: checkpoint to go on from with optimizer, schedule and random state; `auto` takes the newest in
+            `output_dir`, and starts anew when there is none.
+        init_checkpoint: checkpoint whose weights start a new run (finetuning).
+        drop_class_heads: leave the class heads of `init_checkpoint` out, on purpose.
+        save_every_steps: also save `checkpoint.pth` every that many optimizer steps; 0 saves at epochs only.
+        keep_epochs: keep `checkpoint_<epoch>.pth` of each epoch beside the newest.
+        eval_every_epochs: evaluate after that many epochs; 0 never does.
+        log_every_steps: steps between two lines of TensorBoard scalars.
+        device: `cpu`, `cuda`, or `auto`.
+        num_threads: CPU threads per process; 0 leaves PyTorch's choice.
+    """
+
+    output_dir: str = "runs/default"
+    seed: int = 42
+    resume: str | None = None
+    init_checkpoint: str | None = None
+    drop_class_heads: bool = False
+    save_every_steps: int = 0
+    keep_epochs: bool = False
+    eval_every_epochs: int = 1
+    log_every_steps: int = 10
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    num_threads: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("save_every_steps", "eval_every_epochs", "num_threads", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be 0 or more")
+        _positive(self, "log_every_steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestConfig:
+    """Inference and evaluation.
+
+    Args:
+        short_side: frames are resized to this short side (pixels).
+        max_long_side: and to this long side at most; null does not cap it.
+        window: frames that pass the network together; memory grows with it and not with the video's length.
+        threshold: a pixel belongs to the mask where its probability is above this.
+        precision: `bfloat16` halves the traffic; masks overlap the float32 ones almost entirely.
+    """
+
+    __test__ = False  # not a test case, whatever pytest reads into the name
+
+    short_side: int = 360
+    max_long_side: int | None = None
+    window: int = 36
+    threshold: float = 0.5
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        _positive(self, "short_side", "window")
+        _within(self, 0, 1, "threshold")
+        if self.max_long_side is not None and self.max_long_side < self.short_side:
+            raise ValueError(f"test.max_long_side is {self.max_long_side}, below short_side {self.short_side}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """An experiment: everything that `main.py` reads.
+
+    Args:
+        model: the network.
+        loss: the criterion.
+        data: the training and evaluation data.
+        optim: optimizer and schedule.
+        train: how the run is carried out.
+        test: inference and evaluation.
+    """
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    test: TestConfig = field(default_factory=TestConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain containers, as a checkpoint carries them."""
+        return dataclasses.asdict(self)
+
+    @staticmethod
+    def from_dict(values: dict[str, Any]) -> Config:
+        """The inverse of `to_dict`. Unknown sections or fields raise a ValueError that names them."""
+        sections = {f.name: f.default_factory for f in dataclasses.fields(Config)}
+        built = {}
+        for name, section in values.items():
+            if name not in sections:
+                raise ValueError(f"unknown section {name!r} in the configuration; known: {', '.join(sections)}")
+            known = {f.name for f in dataclasses.fields(sections[name])}
+            if unknown := sorted(set(section) - known):
+                raise ValueError(f"unknown field {name}.{unknown[0]} in the configuration")
+            built[name] = sections[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in section.items()})
+        return Config(**built)
+
+
+def _positive(config: Any, *names: str) -> None:
+    for name in names:
+        if getattr(config, name) <= 0:
+            raise ValueError(f"{type(config).__name__}.{name} is {getattr(config, name)}; it must be positive")
+
+
+def _within(config: Any, low: float, high: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise ValueError(f"{type(config).__name__}.{name} is {value}; it must be in [{low}, {high}]")
