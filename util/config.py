@@ -216,15 +216,19 @@ class TrainConfig:
         output_dir: folder of checkpoints, logs and curves.
         seed: of weights, data and dropout; ranks derive their own.
         resume: checkpoint to go on from with optimizer, schedule and random state; `auto` takes the newest in
-            `output_dir`, and starts anew when there is none.
-        init_checkpoint: checkpoint whose weights start a new run (finetuning).
+            `output_dir`, and starts anew when there is none. Settings, milestones for instance, are the current ones.
+        init_checkpoint: checkpoint whose weights start a new run (finetuning); a run that resumes has its own.
         drop_class_heads: leave the class heads of `init_checkpoint` out, on purpose.
+        evaluate_only: checkpoint that is evaluated on `data.eval_split`, with the network its configuration describes;
+            nothing is trained.
         save_every_steps: also save `checkpoint.pth` every that many optimizer steps; 0 saves at epochs only.
         keep_epochs: keep `checkpoint_<epoch>.pth` of each epoch beside the newest.
         eval_every_epochs: evaluate after that many epochs; 0 never does.
         log_every_steps: steps between two lines of TensorBoard scalars.
         device: `cpu`, `cuda`, or `auto`.
         num_threads: CPU threads per process; 0 leaves PyTorch's choice.
+        deterministic: deterministic algorithms on a GPU too (slower), so that a repeated or resumed run gives the same
+            weights bit for bit there as well.
     """
 
     output_dir: str = "runs/default"
@@ -232,12 +236,14 @@ class TrainConfig:
     resume: str | None = None
     init_checkpoint: str | None = None
     drop_class_heads: bool = False
+    evaluate_only: str | None = None
     save_every_steps: int = 0
     keep_epochs: bool = False
     eval_every_epochs: int = 1
     log_every_steps: int = 10
     device: Literal["auto", "cpu", "cuda"] = "auto"
     num_threads: int = 0
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         for name in ("save_every_steps", "eval_every_epochs", "num_threads", "seed"):
@@ -312,14 +318,18 @@ class Config:
         return Config(**built)
 
 
+def _section(config: Any) -> str:
+    return type(config).__name__.removesuffix("Config").lower()
+
+
 def _positive(config: Any, *names: str) -> None:
     for name in names:
-        if getattr(config, name) <= 0:
-            raise ValueError(f"{type(config).__name__}.{name} is {getattr(config, name)}; it must be positive")
+        if not getattr(config, name) > 0:  # so that NaN is refused too
+            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be positive")
 
 
 def _within(config: Any, low: float, high: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not low <= value <= high:
-            raise ValueError(f"{type(config).__name__}.{name} is {value}; it must be in [{low}, {high}]")
+            raise ValueError(f"{_section(config)}.{name} is {value}; it must be in [{low}, {high}]")

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from util.cli import parse
+from util.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TestConfig, TrainConfig
+
+ROOT = Path(__file__).parent.parent
+FILES = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_parses_and_says_how_to_run_it(path: Path) -> None:
+    config = parse(["--config", str(path)])
+    assert config != Config() or path.stem == "default"
+    opening = path.read_text().split("\n\n")[0]
+    assert opening.startswith("#") and f"configs/{path.name}" in opening, "a file opens with its command"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_states_only_differences(path: Path) -> None:
+    defaults = Config().to_dict()
+    for section, fields in yaml.safe_load(path.read_text()).items():
+        for name, value in fields.items():
+            default = defaults[section][name]
+            assert value != (list(default) if isinstance(default, tuple) else default), f"{section}.{name}"
+
+
+def test_there_are_configurations() -> None:
+    assert FILES
+
+
+def test_dict_round_trip_survives_json() -> None:
+    config = Config(
+        model=ModelConfig(backbone="timm/resnet10t", backbone_options={"channels": [32, 32, 64, 64]}),
+        optim=OptimConfig(lr_drops=(1,)),
+        data=DataConfig(crop_sizes=(3, 4)),
+    )
+    assert Config.from_dict(config.to_dict()) == config
+    assert Config.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+
+
+def test_from_dict_names_what_it_does_not_know() -> None:
+    with pytest.raises(ValueError, match="modle"):
+        Config.from_dict({"modle": {}})
+    with pytest.raises(ValueError, match=r"optim\.learning_rate"):
+        Config.from_dict({"optim": {"learning_rate": 1.0}})
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "name"),
+    [
+        (ModelConfig, {"num_queries": 0}, "model.num_queries"),
+        (ModelConfig, {"dropout": 1.5}, "model.dropout"),
+        (ModelConfig, {"hidden_dim": 48}, "model.hidden_dim"),
+        (ModelConfig, {"num_feature_levels": 2}, "model.num_feature_levels"),
+        (LossConfig, {"dice_weight": -1.0}, "loss.dice_weight"),
+        (DataConfig, {"num_frames": 0}, "data.num_frames"),
+        (DataConfig, {"num_workers": -1}, "data.num_workers"),
+        (DataConfig, {"short_sides": ()}, "data.short_sides"),
+        (DataConfig, {"crop_sizes": (5, 4)}, "data.crop_sizes"),
+        (OptimConfig, {"lr": 0.0}, "optim.lr"),
+        (OptimConfig, {"lr": float("nan")}, "optim.lr"),
+        (OptimConfig, {"lr_drops": (3, 3)}, "optim.lr_drops"),
+        (OptimConfig, {"warmup_steps": -1}, "optim.warmup_steps"),
+        (OptimConfig, {"weight_decay": -0.1}, "optim.weight_decay"),
+        (TrainConfig, {"log_every_steps": 0}, "train.log_every_steps"),
+        (TrainConfig, {"save_every_steps": -5}, "train.save_every_steps"),
+        (TestConfig, {"threshold": 2.0}, "test.threshold"),
+        (TestConfig, {"max_long_side": 10}, "test.max_long_side"),
+    ],
+)
+def test_bad_values_are_refused_by_name(section: type, values: dict, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        section(**values)
+
+
+def test_configurations_cannot_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Config().optim.lr = 1.0

@@ -1,0 +1,63 @@
+"""YAML files and command line options -> `Config`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from jsonargparse import ArgumentError, ArgumentParser
+
+from util.config import Config
+
+USAGE = "%(prog)s [--config FILE ...] [--SECTION.FIELD VALUE ...]"
+
+
+def parse(argv: Sequence[str] | None = None, description: str | None = None) -> Config:
+    """The configuration that the arguments describe.
+
+    `--config FILE` may be given several times; files hold differences only and each overrides those before it, as
+    options override files to their left. `--print_config` prints the result and `--help` explains every field.
+    An unknown key, a wrong type, or a value that the configuration rejects ends the program with status 2 and one
+    line that names the key, and the file when it comes from one.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+        description: what `--help` says about the program.
+    """
+    parser = build_parser(description)
+    file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    file_parser.add_argument("--config", action="append", default=[])
+    try:
+        for file in file_parser.parse_known_args(argv)[0].config:
+            _check_file(parser, file)
+        return _from_namespace(parser, argv)
+    except (ArgumentError, argparse.ArgumentError, ValueError) as error:
+        _fail(parser, str(error))
+
+
+def build_parser(description: str | None = None) -> ArgumentParser:
+    """A parser of the whole configuration, which raises `ArgumentError` rather than leave the program."""
+    parser = ArgumentParser(description=description, usage=USAGE, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of differences; repeatable.")
+    parser.add_class_arguments(Config)
+    return parser
+
+
+def _check_file(parser: ArgumentParser, file: str) -> None:
+    """Parse one file alone, because messages about several files together do not say which one is meant."""
+    try:
+        parser.parse_args(["--config", file])
+    except ArgumentError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _from_namespace(parser: ArgumentParser, argv: Sequence[str] | None) -> Config:
+    sections = parser.instantiate(parser.parse_args(argv))
+    return Config(**{name: section for name, section in vars(sections).items() if name != "config"})
+
+
+def _fail(parser: ArgumentParser, message: str) -> NoReturn:
+    parser.print_usage(sys.stderr)
+    parser.exit(2, f"error: {' '.join(message.split())}\n")
