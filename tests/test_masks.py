@@ -84,6 +84,8 @@ def test_object_ids_of_a_palette_and_of_a_grey_png(tmp_path: Path) -> None:
     for image in (grey, palette):
         image.save(tmp_path / "ids.png")
         assert np.array_equal(read_object_ids(tmp_path / "ids.png", (6, 9)), ids)
+    Image.fromarray(ids == 1).save(tmp_path / "ids.png")
+    assert np.array_equal(read_object_ids(tmp_path / "ids.png"), ids == 1)
     Image.new("RGB", (9, 6)).save(tmp_path / "ids.png")
     with pytest.raises(ValueError, match="palette or 8-bit grey"):
         read_object_ids(tmp_path / "ids.png")

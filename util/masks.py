@@ -35,12 +35,12 @@ def read_object_ids(path: str | os.PathLike[str], size: tuple[int, int] | None =
     data = Path(path).read_bytes()
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.mode not in ("P", "L"):
+            if image.mode not in ("P", "L", "1"):
                 raise ValueError(
                     f"{path}: an annotation is a palette or 8-bit grey PNG; this one has mode {image.mode}"
                 )
             _check_size(path, (image.height, image.width), size)
-            return np.array(image)
+            return np.array(image).astype(np.uint8, copy=False)  # one bit of grey is read as bool
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path}: unreadable PNG ({error}); restore it from the data set") from error
 
