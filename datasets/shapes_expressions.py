@@ -1,0 +1,146 @@
+"""Sentences for the objects of a generated scene: which object, by which attributes, in which words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from datasets.shapes_language import PLACES, Description, is_expression_of_kind, matching_objects
+from datasets.shapes_scene import Scene
+
+_SIZES = {"small": ("small", "little"), "big": ("big", "large")}
+_SUPERLATIVES = {"small": ("smallest",), "big": ("biggest", "largest")}
+_NOUNS = ("object", "one", "shape")
+_PLACES = {
+    "left": ("on the left", "at the left", "on the left side"),
+    "right": ("on the right", "at the right", "on the right side"),
+    "top": ("at the top", "in the upper part"),
+    "bottom": ("at the bottom", "in the lower part"),
+}
+_PLACE_ADJECTIVES = {"left": "leftmost", "right": "rightmost", "top": "highest", "bottom": "lowest"}
+_MOVES = {
+    "left": ("left", "to the left"),
+    "right": ("right", "to the right"),
+    "up": ("up", "upwards"),
+    "down": ("down", "downwards"),
+}
+_RESTS = ("standing still", "that stands still", "that does not move", "that stays in place", "staying in place")
+
+
+@dataclass(frozen=True)
+class Expression:
+    """A sentence, the id of the object it means, and the attribute it needs to single it out."""
+
+    sentence: str
+    object_id: int
+    kind: str
+
+
+def write_expressions(rng: np.random.Generator, scene: Scene, visible: np.ndarray) -> list[Expression]:
+    """Expressions of the scene's kinds, for two or three objects of each kind.
+
+    Args:
+        rng: chooses objects, attributes and words.
+        scene: the video.
+        visible: (T, O) whether each frame shows any of each object.
+
+    Returns:
+        The expressions in random order, or none if one of the kinds cannot tell apart two objects in this scene.
+    """
+    expressions = []
+    for kind in scene.kinds:
+        options = {object_id: describe(kind, object_id, scene, visible) for object_id in range(1, len(scene.looks) + 1)}
+        candidates = [object_id for object_id, descriptions in options.items() if descriptions]
+        if len(candidates) < 2:
+            return []
+        count = min(len(candidates), int(rng.integers(2, 4)))
+        for object_id in rng.permutation(candidates)[:count].tolist():
+            description = _draw_description(rng, kind, options[object_id])
+            sentence = write_sentence(rng, description, _superlative_holds(description, object_id, scene))
+            expressions.append(Expression(sentence, object_id, kind))
+    return [expressions[index] for index in rng.permutation(len(expressions))]
+
+
+def describe(kind: str, object_id: int, scene: Scene, visible: np.ndarray) -> list[Description]:
+    """All descriptions of an object that are of the given kind (see `is_expression_of_kind`)."""
+    look = scene.looks[object_id - 1]
+    facts = {name: (getattr(look, name),) for name in ("shape", "colour", "size", "motion")}
+    if scene.settings.num_frames == 1:
+        del facts["motion"]
+    facts["place"] = PLACES
+    others = [name for name in facts if name != kind]
+    names = [(kind, *rest) for count in range(len(others) + 1) for rest in combinations(others, count)]
+    descriptions = []
+    for said in names:
+        for place in PLACES if "place" in said else (None,):
+            values = {name: place if name == "place" else facts[name][0] for name in said}
+            descriptions.append(Description(**values))
+    return [
+        description
+        for description in descriptions
+        if is_expression_of_kind(kind, object_id, description, scene, visible)
+    ]
+
+
+def write_sentence(rng: np.random.Generator, description: Description, superlative: bool) -> str:
+    """Puts a description into words: "the small red circle on the left".
+
+    Args:
+        rng: chooses among the ways to say the same.
+        description: what to say.
+        superlative: whether the object is also the smallest or biggest of those that share its other attributes.
+    """
+    noun = description.shape or _choose(rng, _NOUNS)
+    words, clauses = [], []
+    if description.place and rng.random() < 0.2:
+        words.append(_PLACE_ADJECTIVES[description.place])
+    elif description.place:
+        clauses.append(_choose(rng, _PLACES[description.place]))
+    if description.size:
+        choices = _SUPERLATIVES if superlative and not words and rng.random() < 0.3 else _SIZES
+        words.append(_choose(rng, choices[description.size]))
+    unique = bool(words) and words[0].endswith("st")
+    if description.colour and not clauses and not description.motion and rng.random() < 0.12:
+        clauses.append(f"that is {description.colour}")
+    elif description.colour:
+        words.append(description.colour)
+    if description.motion:
+        clauses.append(_motion_clause(rng, description.motion))
+    article = "the" if unique or rng.random() < 0.8 else "a"
+    phrase = " ".join([*words, noun, *clauses])
+    return f"an {phrase}" if article == "a" and phrase[0] in "aeiou" else f"{article} {phrase}"
+
+
+def _draw_description(rng: np.random.Generator, kind: str, options: list[Description]) -> Description:
+    """Prefers the shape and the colour to be named, and little else beyond what is needed."""
+    weights = []
+    for description in options:
+        said = set(description.attributes)
+        extra = len(said - {"shape", "colour", kind})
+        missing = len({"shape", "colour"} - said)
+        weights.append(0.3**extra * 0.25**missing)
+    return options[int(rng.choice(len(options), p=np.array(weights) / sum(weights)))]
+
+
+def _superlative_holds(description: Description, object_id: int, scene: Scene) -> bool:
+    """Whether "smallest" or "biggest" is true of the object among all that share its shape and colour as said.
+
+    Words for place and motion narrow that circle no further: "the smallest circle on the left" would be unclear.
+    """
+    everywhere = np.ones(scene.centres.shape[:2], dtype=bool)
+    rivals = matching_objects(description.without("size", "place", "motion"), scene, everywhere)
+    alike = matching_objects(description.without("place", "motion"), scene, everywhere)
+    return description.size is not None and alike == [object_id] and len(rivals) > 1
+
+
+def _motion_clause(rng: np.random.Generator, motion: str) -> str:
+    if motion == "still":
+        return _choose(rng, _RESTS)
+    verb = _choose(rng, ("moving", "going", "heading", "that moves", "that goes"))
+    return f"{verb} {_choose(rng, _MOVES[motion])}"
+
+
+def _choose(rng: np.random.Generator, words: tuple[str, ...]) -> str:
+    return words[int(rng.integers(len(words)))]
