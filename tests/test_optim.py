@@ -116,10 +116,10 @@ def test_state_of_other_parameters_is_refused() -> None:
     model = _model()
     frozen = _model()
     frozen.head.bias.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"group rest: head\.bias"):
+    with pytest.raises(ValueError, match=r"head\.bias$"):
         restore_optimizer(build_optimizer(model, OptimConfig()), build_optimizer(frozen, OptimConfig()).state_dict())
     frozen.head.requires_grad_(False)
-    with pytest.raises(ValueError, match="groups"):
+    with pytest.raises(ValueError, match=r"head\.bias, head\.weight"):
         restore_optimizer(build_optimizer(model, OptimConfig()), build_optimizer(frozen, OptimConfig()).state_dict())
 
 

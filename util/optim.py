@@ -73,18 +73,16 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     """Load the moments of an optimizer's `state_dict`; rates and decay stay those of `optimizer`.
 
     Raises:
-        ValueError: `state` belongs to other parameters or groups; the message lists them.
+        ValueError: `state` belongs to other parameters or other groups; the message lists them.
     """
     current = optimizer.state_dict()
-    for own, loaded in zip(current["param_groups"], state["param_groups"], strict=False):
-        if own["param_names"] != loaded["param_names"]:
-            differing = sorted(set(own["param_names"]) ^ set(loaded["param_names"])) or ["their order"]
-            raise ValueError(
-                f"the checkpoint's optimizer trains other parameters in group {own['name']}: {_some(differing)}"
-            )
-    names, loaded_names = ([group["name"] for group in s["param_groups"]] for s in (current, state))
-    if names != loaded_names:
-        raise ValueError(f"the checkpoint's optimizer has the groups {loaded_names}, this run has {names}")
+    own, loaded = (
+        [(group["name"], name) for group in s["param_groups"] for name in group["param_names"]]
+        for s in (current, state)
+    )
+    if own != loaded:
+        differing = sorted({name for _, name in set(own) ^ set(loaded)}) or ["their order"]
+        raise ValueError(f"the checkpoint's optimizer trains other parameters, or by other groups: {_some(differing)}")
     optimizer.load_state_dict({"state": state["state"], "param_groups": current["param_groups"]})
 
 
