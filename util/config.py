@@ -159,8 +159,13 @@ class DataConfig:
             raise ValueError(f"data.num_workers is {self.num_workers}; it must be 0 or more")
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(f"data.short_sides is {self.short_sides}; give at least one positive size")
-        if self.crop_sizes[0] > self.crop_sizes[1]:
-            raise ValueError(f"data.crop_sizes is {self.crop_sizes}; the smallest side comes first")
+        if self.crop_probability and (not self.crop_short_sides or min(self.crop_short_sides) < 1):
+            raise ValueError(
+                f"data.crop_short_sides is {self.crop_short_sides}; give at least one positive size, "
+                "or set data.crop_probability to 0"
+            )
+        if not 1 <= self.crop_sizes[0] <= self.crop_sizes[1]:
+            raise ValueError(f"data.crop_sizes is {self.crop_sizes}; it must be positive, the smallest side first")
 
 
 @dataclass(frozen=True, kw_only=True)
