@@ -71,6 +71,8 @@ def write_ytvos(
     ):
         if value < 1:
             raise ValueError(f"{name} is {value}; it must be at least 1")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must not be negative")
     with new_folder(root, {"layout": "ytvos", "seed": seed, "num_videos": counts, **vars(settings)}) as folder:
         jobs = [(split, index) for split in SPLITS for index in range(counts[split])]
         write = partial(_write_ytvos_video, folder, settings, seed)
@@ -91,15 +93,15 @@ def new_folder(root: Path, description: dict[str, Any]) -> Iterator[Path]:
     Raises:
         FileExistsError: if `root` exists and this program did not write it.
     """
-    root = Path(root).absolute()
+    root = Path(root).resolve()
     _check_replaceable(root)
     partial_root = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial_root, ignore_errors=True)
     partial_root.mkdir(parents=True)
     try:
         yield partial_root
-        text = json.dumps({"program": _PROGRAM, **description}, indent=1)
-        (partial_root / _MARKER).write_text(text + "\n", encoding="utf-8")
+        record = {"program": _PROGRAM, **description, "holds": sorted(_entries(partial_root))}
+        (partial_root / _MARKER).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         if root.exists():
             shutil.rmtree(root)
         partial_root.rename(root)
@@ -126,15 +128,25 @@ def write_palette_png(path: Path, mask: np.ndarray) -> None:
     image.save(path, format="PNG")
 
 
+def _entries(root: Path) -> set[str]:
+    """Names in a folder and in its folders, as "train/meta.json"."""
+    return {path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in root.glob(pattern)}
+
+
 def _check_replaceable(root: Path) -> None:
+    """Raises FileExistsError unless `root` is absent, empty, or what an earlier run wrote with nothing added."""
     if not root.exists():
         return
     if not root.is_dir():
         raise FileExistsError(f"{root} is a file; give a folder that does not exist yet")
-    names = {path.name for path in root.iterdir()}
-    foreign = sorted(names - {_MARKER, "meta_expressions", *SPLITS})
-    if names and (foreign or _MARKER not in names):
-        held = ", ".join(foreign or sorted(names))
+    try:
+        record = json.loads((root / _MARKER).read_text(encoding="utf-8"))
+        known = {*record["holds"], _MARKER} if record["program"] == _PROGRAM else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    foreign = sorted(_entries(root) - known)
+    if foreign:
+        held = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
         raise FileExistsError(
             f"{root} holds something this program did not write ({held}); choose another folder or empty this one"
         )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations, product
 
 import numpy as np
 
-from datasets.shapes_language import PLACES, Description, is_expression_of_kind, matching_objects
+from datasets.shapes_language import PLACES, Description, has_look_alike, is_expression_of_kind, matching_objects
 from datasets.shapes_scene import Scene
 
 _SIZES = {"small": ("small", "little"), "big": ("big", "large")}
@@ -49,34 +49,43 @@ def write_expressions(rng: np.random.Generator, scene: Scene, visible: np.ndarra
     Returns:
         The expressions in random order, or none if one of the kinds cannot tell apart two objects in this scene.
     """
-    expressions = []
+    expressions: list[Expression] = []
     for kind in scene.kinds:
         options = {object_id: describe(kind, object_id, scene, visible) for object_id in range(1, len(scene.looks) + 1)}
-        candidates = [object_id for object_id, descriptions in options.items() if descriptions]
+        candidates = rng.permutation([object_id for object_id, found in options.items() if found]).tolist()
         if len(candidates) < 2:
             return []
-        count = min(len(candidates), int(rng.integers(2, 4)))
-        for object_id in rng.permutation(candidates)[:count].tolist():
+        # Objects without an expression first, so that a video's expressions spread over its objects.
+        meant = {expression.object_id for expression in expressions}
+        candidates.sort(key=meant.__contains__)
+        for object_id in candidates[: int(rng.integers(2, 4))]:
             description = _draw_description(rng, kind, options[object_id])
             sentence = write_sentence(rng, description, _superlative_holds(description, object_id, scene))
-            expressions.append(Expression(sentence, object_id, kind))
+            if all(sentence != other.sentence for other in expressions):
+                expressions.append(Expression(sentence, object_id, kind))
     return [expressions[index] for index in rng.permutation(len(expressions))]
 
 
 def describe(kind: str, object_id: int, scene: Scene, visible: np.ndarray) -> list[Description]:
-    """All descriptions of an object that are of the given kind (see `is_expression_of_kind`)."""
+    """Descriptions of an object that are of the given kind (see `is_expression_of_kind`).
+
+    They name any of shape and colour, what the kind needs, and at most one attribute more.
+    """
+    if not has_look_alike(kind, object_id, scene.looks):
+        return []
     look = scene.looks[object_id - 1]
-    facts = {name: (getattr(look, name),) for name in ("shape", "colour", "size", "motion")}
+    facts = {name: (getattr(look, name),) for name in ("shape", "colour", "size", "motion")} | {"place": PLACES}
     if scene.settings.num_frames == 1:
         del facts["motion"]
-    facts["place"] = PLACES
-    others = [name for name in facts if name != kind]
-    names = [(kind, *rest) for count in range(len(others) + 1) for rest in combinations(others, count)]
+    main = [name for name in ("shape", "colour") if name != kind]
+    extras = [name for name in facts if name not in (*main, kind)]
     descriptions = []
-    for said in names:
-        for place in PLACES if "place" in said else (None,):
-            values = {name: place if name == "place" else facts[name][0] for name in said}
-            descriptions.append(Description(**values))
+    for named in chain.from_iterable(combinations(main, count) for count in range(len(main) + 1)):
+        for extra in ((), *((name,) for name in extras)):
+            said = (*named, kind, *extra)
+            descriptions += [
+                Description(**dict(zip(said, values, strict=True))) for values in product(*map(facts.get, said))
+            ]
     return [
         description
         for description in descriptions

@@ -104,16 +104,18 @@ def draw_background(rng: np.random.Generator, settings: VideoSettings) -> np.nda
     image = np.full((height, width, 3), 255 * _muted_colour(rng), dtype=np.float32)
     turn = rng.uniform(0, 2 * np.pi)
     ramp = (np.cos(turn) * columns + np.sin(turn) * rows).astype(np.float32)
-    image += ramp[..., None] * rng.uniform(-50, 50, size=3).astype(np.float32)
+    image += ramp[..., None] * (rng.uniform(-60, 60) + rng.uniform(-15, 15, size=3)).astype(np.float32)
     for cells in (4, 12):
-        noise = rng.normal(0, 12, size=(cells, cells + cells // 2, 3)).astype(np.float32)
+        brightness = rng.normal(0, 13, size=(cells, cells + cells // 2, 1))
+        tint = rng.normal(0, 5, size=(cells, cells + cells // 2, 3))
+        noise = (brightness + tint).astype(np.float32)
         image += cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     if rng.random() < 0.5:
         turn, waves = rng.uniform(0, np.pi), rng.uniform(4, 14)
         phase = 2 * np.pi * waves * (np.cos(turn) * columns + np.sin(turn) * rows * height / width)
         image += (rng.uniform(6, 18) * np.sin(phase)).astype(np.float32)[..., None]
-    for _ in range(int(rng.integers(2, 7))):
-        ends = rng.uniform(-0.1, 1.1, size=(4, 2)) * (width, height)
+    for _ in range(int(rng.integers(1, 6))):
+        ends = rng.uniform(-0.1, 1.1, size=(int(rng.integers(2, 4)), 2)) * (width, height)
         thickness = max(1, round(rng.uniform(1, 5) * settings.pixel_scale))
         stroke = [np.rint(ends).astype(np.int32)]
         cv2.polylines(image, stroke, False, (255 * _muted_colour(rng)).tolist(), thickness, cv2.LINE_AA)

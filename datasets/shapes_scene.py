@@ -44,7 +44,7 @@ class VideoSettings:
         width: of the frames, in pixels.
 
     Raises:
-        ValueError: for a size below 32 pixels or no frames.
+        ValueError: for a size below 64 pixels or no frames.
     """
 
     num_frames: int = 12
@@ -55,8 +55,8 @@ class VideoSettings:
         if self.num_frames < 1:
             raise ValueError(f"num_frames is {self.num_frames}; a video has at least 1 frame")
         for name in ("height", "width"):
-            if getattr(self, name) < 32:
-                raise ValueError(f"{name} is {getattr(self, name)}; shapes need frames of at least 32 x 32 pixels")
+            if getattr(self, name) < 64:
+                raise ValueError(f"{name} is {getattr(self, name)}; shapes need frames of at least 64 x 64 pixels")
 
     @property
     def pixel_scale(self) -> float:
