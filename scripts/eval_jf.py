@@ -1,0 +1,268 @@
+"""J and F of results in the Ref-YouTube-VOS layout.
+
+    python scripts/eval_jf.py --results DIR/Annotations --annotations OUT/valid/Annotations \
+        --meta OUT/meta_expressions/valid/meta_expressions.json
+
+Prints a table, writes a CSV with one line per expression, and ends with a line of JSON. An expression's J and F are
+means over all frames that the meta file lists, the overall ones means over expressions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import json
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from datasets.files import read_json
+from util.masks import read_mask, read_object_ids, write_bytes
+from util.metrics import boundary_accuracy, region_similarity
+from util.submission import Fault, SubmissionError, VideoMasks
+
+Missing = Literal["error", "zero"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one expression's result is compared with.
+
+    Attributes:
+        video: name of the video.
+        expression_id: key of the expression within the video.
+        caption: the expression.
+        obj_id: pixel value of the object in the annotations.
+        kind: what singles the object out, where the meta file says so.
+        frames: names of the frames.
+    """
+
+    video: str
+    expression_id: str
+    caption: str
+    obj_id: int
+    kind: str | None
+    frames: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """Means over the frames of one expression."""
+
+    target: Target
+    j: float
+    f: float
+
+
+def read_targets(meta: str | os.PathLike[str]) -> list[Target]:
+    """All expressions of a meta_expressions.json; of `valid` those whose video a `test` meta beside it does not list.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, damaged, or withholds the objects.
+    """
+    targets = []
+    try:
+        videos, test = read_json(Path(meta))["videos"], Path(meta).parents[1] / "test" / "meta_expressions.json"
+        elsewhere = read_json(test)["videos"] if Path(meta).parent.name == "valid" and test.is_file() else {}
+        for video, entry in videos.items():
+            if video in elsewhere:
+                continue
+            frames, expressions = tuple(entry["frames"]), entry["expressions"]
+            VideoMasks(video, (1, 1), frames, tuple(expressions))  # checks the names, which become paths
+            for expression_id, expression in expressions.items():
+                obj_id, kind = str(expression.get("obj_id", "")), expression.get("kind")
+                if not (obj_id.isascii() and obj_id.isdigit()):
+                    raise ValueError(
+                        f"{meta}: expression {expression_id} of video {video} has no obj_id that is a number; a split "
+                        "whose objects are withheld can only be scored by the benchmark's server"
+                    )
+                targets.append(Target(video, expression_id, expression["exp"], int(obj_id), kind, frames))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{meta}: not a meta_expressions.json ({type(error).__name__}: {error})") from error
+    if not targets:
+        raise ValueError(f"{meta}: lists no expressions")
+    return targets
+
+
+def permute_captions(targets: Sequence[Target]) -> list[Target]:
+    """Each result is compared with the next object of its video instead, the last with the first.
+
+    The scores are then those of a model that was given the captions of another object: a model that does not read the
+    caption scores the same as before. Objects without expressions are passed over; a video with a single object
+    stays as it is.
+    """
+    objects: dict[str, set[int]] = {}
+    for target in targets:
+        objects.setdefault(target.video, set()).add(target.obj_id)
+    following = {}
+    for video, ids in objects.items():
+        ordered = sorted(ids)
+        following |= {(video, obj_id): ordered[(i + 1) % len(ordered)] for i, obj_id in enumerate(ordered)}
+    return [dataclasses.replace(target, obj_id=following[target.video, target.obj_id]) for target in targets]
+
+
+def evaluate(
+    targets: Sequence[Target],
+    results: str | os.PathLike[str],
+    annotations: str | os.PathLike[str],
+    missing: Missing = "error",
+    num_workers: int = 2,
+) -> list[Score]:
+    """Score every expression.
+
+    Args:
+        targets: what is scored.
+        results: folder of `<video>/<expression id>/<frame>.png`.
+        annotations: folder of `<video>/<frame>.png`.
+        missing: `zero` lets a missing or malformed mask score 0 in its frame rather than be an error.
+        num_workers: processes; 0 stays in this one.
+
+    Returns:
+        One score per target, in the order of `targets`.
+
+    Raises:
+        SubmissionError: masks are missing or malformed.
+        FileNotFoundError, ValueError: an annotation is.
+    """
+    for folder in (results, annotations):
+        if not os.path.isdir(folder):
+            raise FileNotFoundError(f"{folder}: no such folder")
+    if missing == "error":  # found at once, not after minutes of scoring
+        _raise_faults(results, [fault for target in targets for fault in _absent(Path(results), target)])
+    by_video: dict[str, list[Target]] = {}
+    for target in targets:
+        by_video.setdefault(target.video, []).append(target)
+    scored: dict[Target, Score] = {}
+    faults: list[Fault] = []
+    with tqdm(total=len(targets), desc="scoring", unit="expression") as bar:
+        for scores, found in _map_videos(list(by_video.values()), Path(results), Path(annotations), num_workers):
+            scored |= {score.target: score for score in scores}
+            faults += found
+            bar.update(len(scores))
+    if missing == "error":
+        _raise_faults(results, sorted(faults, key=lambda fault: fault.message))
+    return [scored[target] for target in targets]
+
+
+def summarize(scores: Sequence[Score]) -> dict[str, Any]:
+    """Means over expressions as `J`, `F`, `J&F`, `num_expressions`, and the same `per_kind` where kinds are known."""
+
+    def means(group: Sequence[Score]) -> dict[str, Any]:
+        j, f = float(np.mean([score.j for score in group])), float(np.mean([score.f for score in group]))
+        return {"J": j, "F": f, "J&F": (j + f) / 2, "num_expressions": len(group)}
+
+    summary = means(scores)
+    if kinds := sorted({score.target.kind for score in scores if score.target.kind}):
+        summary["per_kind"] = {kind: means([s for s in scores if s.target.kind == kind]) for kind in kinds}
+    return summary
+
+
+def format_table(summary: dict[str, Any]) -> str:
+    """The summary for people, in percent."""
+    rows = [("all", summary), *summary.get("per_kind", {}).items()]
+    width = max(len(name) for name, _ in rows)
+    lines = [f"{'':{width}}    J&F      J      F  expressions"]
+    for name, row in rows:
+        numbers = "".join(f"{100 * row[key]:7.1f}" for key in ("J&F", "J", "F"))
+        lines.append(f"{name:{width}}{numbers}{row['num_expressions']:13}")
+    return "\n".join(lines)
+
+
+def write_csv(scores: Sequence[Score], path: str | os.PathLike[str]) -> None:
+    """One line per expression; an older file is replaced."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["video", "expression_id", "expression", "obj_id", "kind", "num_frames", "J", "F", "J&F"])
+    for score in scores:
+        t = score.target
+        row = [t.video, t.expression_id, t.caption, t.obj_id, t.kind or "", len(t.frames)]
+        writer.writerow([*row, f"{score.j:.6f}", f"{score.f:.6f}", f"{(score.j + score.f) / 2:.6f}"])
+    write_bytes(path, text.getvalue().encode())
+
+
+def _map_videos(videos: list[list[Target]], results: Path, annotations: Path, num_workers: int):
+    """Yield what `_score_video` returns for each video, in any order."""
+    if num_workers == 0:
+        yield from (_score_video(video, results, annotations) for video in videos)
+        return
+    with ProcessPoolExecutor(num_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        futures = [pool.submit(_score_video, video, results, annotations) for video in videos]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _score_video(targets: list[Target], results: Path, annotations: Path) -> tuple[list[Score], list[Fault]]:
+    """Scores of all expressions of one video, whose annotations are read once. A faulty mask scores 0 in its frame."""
+    video, frames = targets[0].video, targets[0].frames
+    j, f = np.zeros((2, len(targets), len(frames)))
+    faults = []
+    for t, frame in enumerate(frames):
+        ids = read_object_ids(annotations / video / f"{frame}.png")
+        for i, target in enumerate(targets):
+            try:
+                result = read_mask(results / video / target.expression_id / f"{frame}.png", ids.shape)
+            except (ValueError, OSError) as error:
+                faults.append(Fault(video, str(error)))
+                continue
+            truth = ids == target.obj_id
+            j[i, t], f[i, t] = region_similarity(result, truth), boundary_accuracy(result, truth)
+    return [Score(target, j[i].mean().item(), f[i].mean().item()) for i, target in enumerate(targets)], faults
+
+
+def _absent(results: Path, target: Target) -> list[Fault]:
+    folder = results / target.video / target.expression_id
+    present = set(os.listdir(folder)) if folder.is_dir() else set()
+    names = [f"{frame}.png" for frame in target.frames]
+    return [Fault(target.video, f"{folder / name}: missing") for name in names if name not in present]
+
+
+def _raise_faults(results: str | os.PathLike[str], faults: list[Fault]) -> None:
+    if faults:
+        raise SubmissionError(results, faults, "complete the result, or let them count 0 with --missing zero")
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", required=True, type=Path, help="folder of <video>/<expression id>/<frame>.png")
+    parser.add_argument("--annotations", required=True, type=Path, help="folder of <video>/<frame>.png, object ids")
+    parser.add_argument("--meta", required=True, type=Path, help="meta_expressions.json of the split, with obj_id")
+    parser.add_argument("--csv", type=Path, help="default: jf.csv (jf_permuted.csv) beside the folder of results")
+    parser.add_argument("--num_workers", type=int, default=2, help="processes; 0 stays in this one")
+    parser.add_argument("--missing", choices=["error", "zero"], default="error", help="zero: what is missing scores 0")
+    parser.add_argument(
+        "--permute_captions", action="store_true", help="control: compare each result with its video's next object"
+    )
+    args = parser.parse_args(argv)
+    targets = read_targets(args.meta)
+    if args.permute_captions:
+        targets = permute_captions(targets)
+    scores = evaluate(targets, args.results, args.annotations, args.missing, args.num_workers)
+    path = args.csv or args.results.resolve().parent / ("jf_permuted.csv" if args.permute_captions else "jf.csv")
+    write_csv(scores, path)
+    summary = summarize(scores)
+    print(format_table(summary))
+    print(f"per expression: {path}")
+    print(json.dumps(summary))
+    return summary
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
