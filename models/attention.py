@@ -1,0 +1,91 @@
+"""Multi-head attention, plain and from many pixels to few words.
+
+B clips, P visual tokens, S words, C channels, h heads of d = C / h channels.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class MultiHeadAttention(nn.Module):
+    """Scaled dot-product attention with h heads (equation 2 of the paper), on batch-first tokens.
+
+    Parameters are named and shaped as those of `torch.nn.MultiheadAttention`.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.dim, self.num_heads, self.dropout = dim, num_heads, dropout
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * dim, dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * dim))
+        self.out_proj = nn.Linear(dim, dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_padding_mask: Tensor | None = None) -> Tensor:
+        """query (B, Q, C), key and value (B, K, C), key_padding_mask (B, K) True on padding -> (B, Q, C)."""
+        projected = [
+            rearrange(F.linear(x, weight, bias), "b n (h d) -> b h n d", h=self.num_heads)
+            for x, weight, bias in zip(
+                (query, key, value), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True
+            )
+        ]
+        attend = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
+        dropout = self.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(*projected, attn_mask=attend, dropout_p=dropout)
+        return self.out_proj(rearrange(attended, "b h n d -> b n (h d)"))
+
+
+class WordAttention(MultiHeadAttention):
+    """The same attention for many visual tokens that look at few words.
+
+    Query and output projections are linear, so they are applied to the S words instead of the P visual tokens:
+    (x W_q) k = x (W_q k) and (p v) W_o = p (v W_o). Two products of width h S replace two of width C, and neither
+    queries nor attended values of the visual tokens are ever written.
+    """
+
+    def forward(
+        self,
+        visual: Tensor,
+        words: Tensor,
+        word_position: Tensor,
+        word_padding_mask: Tensor,
+        visual_position: Tensor | None = None,
+    ) -> Tensor:
+        """Attend from visual tokens to words.
+
+        Args:
+            visual: (B, T, P, C) tokens of T frames.
+            words: (B, S, C), the values; the keys are words + word_position.
+            word_position: (B, S, C).
+            word_padding_mask: (B, S), True on padding.
+            visual_position: (B, P, C) added to every frame's queries, or None.
+
+        Returns:
+            (B, T, P, C).
+        """
+        b, t, p, _ = visual.shape
+        heads, scale = self.num_heads, 1 / math.sqrt(self.dim // self.num_heads)
+        query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
+        query_bias, key_bias, value_bias = self.in_proj_bias.chunk(3)
+        key = rearrange(F.linear(words + word_position, key_weight, key_bias), "b s (h d) -> b h s d", h=heads) * scale
+        value = rearrange(F.linear(words, value_weight, value_bias), "b s (h d) -> b h s d", h=heads)
+
+        word_keys = torch.einsum("bhsd,hdc->bchs", key, rearrange(query_weight, "(h d) c -> h d c", h=heads))
+        word_bias = torch.einsum("bhsd,hd->bhs", key, rearrange(query_bias, "(h d) -> h d", h=heads))
+        word_bias = word_bias.masked_fill(word_padding_mask[:, None], -torch.inf).flatten(1)[:, None]  # (B, 1, h S)
+        logits = torch.bmm(visual.flatten(1, 2), word_keys.flatten(2)).view(b, t, p, -1)
+        if visual_position is not None:
+            word_bias = word_bias + torch.bmm(visual_position.to(visual.dtype), word_keys.flatten(2))  # (B, P, h S)
+        probability = (logits + word_bias[:, None]).unflatten(-1, (heads, -1)).softmax(-1)
+        probability = F.dropout(probability, self.dropout, self.training)
+
+        word_values = torch.einsum("bhsd,chd->bhsc", value, self.out_proj.weight.unflatten(1, (heads, -1)))
+        attended = torch.bmm(probability.view(b, t * p, -1).to(word_values.dtype), word_values.flatten(1, 2))
+        return attended.view(visual.shape) + self.out_proj.bias

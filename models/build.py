@@ -1,0 +1,93 @@
+"""Configuration -> modules. The only file of this folder that sees a configuration."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.backbones import build_backbone
+from models.criterion import Criterion
+from models.deformable_transformer import DeformableTransformer
+from models.mask_head import DynamicMaskHead
+from models.pixel_decoder import PixelDecoder
+from models.referformer import ReferFormer
+from models.text_encoder import TextEncoder, build_encoder
+from util.config import LossConfig, ModelConfig
+
+
+def build_model(
+    config: ModelConfig, text_assets: dict[str, Any] | None = None, weights_follow: bool = False
+) -> ReferFormer:
+    """The model of a configuration, on the CPU.
+
+    Args:
+        config: of the model.
+        text_assets: the text encoder's configuration and tokenizer from a checkpoint; nothing is then read from a hub.
+        weights_follow: a checkpoint's weights will be loaded, so no starting weights are read or downloaded.
+
+    Raises:
+        ValueError: a setting names something that does not exist or does not fit.
+        FileNotFoundError: starting weights are neither here nor to be downloaded.
+    """
+    encoder, tokenizer = build_encoder(
+        config.text_encoder, pretrained=config.text_encoder_pretrained and not weights_follow, assets=text_assets
+    )
+    recompute = config.activation_checkpointing
+    backbone = build_backbone(
+        config.backbone,
+        options=config.backbone_options,
+        weights=None if weights_follow else config.backbone_weights,
+        temporal_shift=config.temporal_shift,
+        recompute=recompute,
+    )
+    return ReferFormer(
+        backbone,
+        TextEncoder(
+            encoder,
+            tokenizer,
+            dim=config.hidden_dim,
+            dropout=config.dropout,
+            frozen=config.freeze_text_encoder,
+            max_tokens=config.max_tokens,
+        ),
+        DeformableTransformer(
+            dim=config.hidden_dim,
+            num_heads=config.num_heads,
+            num_encoder_layers=config.num_encoder_layers,
+            num_decoder_layers=config.num_decoder_layers,
+            num_levels=config.num_feature_levels,
+            num_points=config.num_points,
+            ffn_dim=config.feedforward_dim,
+            dropout=config.dropout,
+            recompute=recompute,
+        ),
+        PixelDecoder(
+            backbone_dim=backbone.channels[0],
+            dim=config.hidden_dim,
+            mask_dim=config.mask_dim,
+            num_heads=config.num_heads,
+            ffn_dim=config.feedforward_dim,
+            dropout=config.dropout,
+            recompute=recompute,
+        ),
+        DynamicMaskHead(config.hidden_dim, config.mask_dim, config.mask_head_channels, config.relative_coordinates),
+        dim=config.hidden_dim,
+        num_queries=config.num_queries,
+        num_classes=config.num_classes,
+        num_feature_levels=config.num_feature_levels,
+        box_refine=config.box_refine,
+        num_heads=config.num_heads,
+    )
+
+
+def build_criterion(config: LossConfig) -> Criterion:
+    """The losses of a configuration."""
+    return Criterion(
+        class_weight=config.class_weight,
+        l1_weight=config.l1_weight,
+        giou_weight=config.giou_weight,
+        mask_weight=config.mask_weight,
+        dice_weight=config.dice_weight,
+        alpha=config.focal_alpha,
+        gamma=config.focal_gamma,
+        aux_loss=config.aux_loss,
+    )
