@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokeniz
 from models.position_encoding import sine_position_1d
 
 logger = logging.getLogger(__name__)
+
+REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -153,6 +156,8 @@ def build_encoder(
         backend = Tokenizer.from_str(assets["tokenizer"])
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **assets["special_tokens"])
         return AutoModel.from_config(config), tokenizer
+    if not Path(name).is_dir() and (REPOSITORY / name).is_dir():
+        name = str(REPOSITORY / name)  # a folder of this repository, named from elsewhere
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         if pretrained:
