@@ -1,0 +1,241 @@
+"""From frames and sentences to masks: resizing, the model call and undoing the resizing sit behind one class.
+
+T frames of a window, N queries, h x w the video's original size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from models.build import build_model
+from models.checkpoint import load_model_state
+from models.mask_head import STRIDE
+from models.referformer import ReferFormer, VisualFeatures
+from util.boxes import box_cxcywh_to_xyxy
+from util.checkpoint_io import CheckpointError, load_checkpoint
+from util.config import Config
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """A window of a video as the model sees it before any sentence.
+
+    Attributes:
+        visual: of the model.
+        size: (h, w) the model worked at.
+        original_size: (h, w) of the video.
+        num_frames: T.
+    """
+
+    visual: VisualFeatures
+    size: tuple[int, int]
+    original_size: tuple[int, int]
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one caption means in the frames of one window.
+
+    Attributes:
+        caption: the sentence.
+        masks: (T, h, w) bool at the video's original size.
+        boxes: (T, 4) xyxy in pixels of the original size.
+        scores: (T,) reference probability of the chosen query in each frame.
+        query: the chosen query.
+        query_scores: (T, N) reference probability of every query.
+    """
+
+    caption: str
+    masks: Tensor
+    boxes: Tensor
+    scores: Tensor
+    query: int
+    query_scores: Tensor
+
+
+class Predictor:
+    """Runs a model on video frames.
+
+    The query with the highest mean reference probability over the video so far is chosen (section 3.5, equation 6).
+    A video of one window is therefore judged as a whole, as published; in a longer one the choice is revised from
+    window to window, and memory does not grow with the video.
+
+    Args:
+        model: a ReferFormer; it is moved to the device and put in evaluation mode.
+        short_side: frames are resized to this short side (pixels).
+        max_long_side: and to this long side at most, or None.
+        window: frames that pass the network together in `segment`.
+        threshold: a pixel is in the mask where its probability is above this.
+        precision: `float32` or `bfloat16`.
+        device: `cpu`, `cuda` or `auto`.
+    """
+
+    def __init__(
+        self,
+        model: ReferFormer,
+        *,
+        short_side: int = 360,
+        max_long_side: int | None = None,
+        window: int = 36,
+        threshold: float = 0.5,
+        precision: str = "float32",
+        device: torch.device | str = "auto",
+    ):
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.short_side, self.max_long_side, self.window = short_side, max_long_side, window
+        self.threshold, self.half = threshold, precision == "bfloat16"
+
+    @classmethod
+    def from_checkpoint(cls, path: str | Path, *, device: torch.device | str = "auto", **overrides: Any) -> Predictor:
+        """A predictor from a checkpoint alone.
+
+        Args:
+            path: the checkpoint, which carries its configuration and its tokenizer.
+            device: `cpu`, `cuda` or `auto`.
+            overrides: arguments of the constructor in place of the configuration's `test` section.
+
+        Raises:
+            FileNotFoundError: no such file.
+            CheckpointError: the file is not a checkpoint, or not one of this architecture.
+        """
+        state = load_checkpoint(path)
+        if "config" not in state:
+            raise CheckpointError(f"{path} carries no configuration, so its model cannot be built")
+        try:
+            config = Config.from_dict(state["config"])
+            model = build_model(config.model, text_assets=(state.get("extras") or {}).get("text"), weights_follow=True)
+            load_model_state(model, state["model"])
+        except ValueError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        test = config.test
+        settings = {
+            "short_side": test.short_side,
+            "max_long_side": test.max_long_side,
+            "window": test.window,
+            "threshold": test.threshold,
+            "precision": test.precision,
+        }
+        return cls(model, device=device, **(settings | overrides))
+
+    @torch.inference_mode()
+    def encode(self, frames: Tensor | np.ndarray) -> VideoFeatures:
+        """The visual work that no text changes, done once for all captions.
+
+        Args:
+            frames: (T, h, w, 3) uint8 RGB.
+        """
+        frames = torch.as_tensor(frames)
+        if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != torch.uint8 or len(frames) == 0:
+            raise ValueError(
+                f"frames must be (T, h, w, 3) uint8, at least one; got {tuple(frames.shape)} {frames.dtype}"
+            )
+        original_size = tuple(frames.shape[1:3])
+        size = model_size(original_size, self.short_side, self.max_long_side)
+        frames = frames.permute(0, 3, 1, 2).to(self.device)
+        if size != original_size:
+            frames = transforms.resize(frames, list(size), antialias=True)
+        frames = transforms.normalize(transforms.to_dtype(frames, torch.float32, scale=True), MEAN, STD)
+        with self._autocast():
+            visual = self.model.look(frames[None])
+        return VideoFeatures(visual, size, original_size, len(frames))
+
+    def predict(self, features: VideoFeatures, captions: list[str]) -> list[Prediction]:
+        """Masks, boxes and scores of each caption in the frames of `encode`."""
+        return self._predict(features, captions, [None] * len(captions))
+
+    def track(self, windows: Iterable[Tensor], captions: list[str]) -> Iterator[list[Prediction]]:
+        """Predictions for a video of any length, one list per window, one prediction per caption.
+
+        Args:
+            windows: (T, h, w, 3) uint8 frames of each window in turn.
+            captions: sentences about the video.
+        """
+        history: list[Tensor | None] = [None] * len(captions)
+        for frames in windows:
+            predictions = self._predict(self.encode(frames), captions, history)
+            history = [
+                total + prediction.query_scores.sum(0) if total is not None else prediction.query_scores.sum(0)
+                for total, prediction in zip(history, predictions, strict=True)
+            ]
+            yield predictions
+
+    @torch.inference_mode()
+    def _predict(self, features: VideoFeatures, captions: list[str], history: list[Tensor | None]) -> list[Prediction]:
+        """`history`: (N,) summed scores of each caption's queries in earlier windows, or None."""
+        with self._autocast():
+            return [
+                self._predict_one(features, caption, earlier)
+                for caption, earlier in zip(captions, history, strict=True)
+            ]
+
+    def _predict_one(self, features: VideoFeatures, caption: str, earlier: Tensor | None) -> Prediction:
+        """Only the last layer's masks of the chosen query are made."""
+        model, visual = self.model, features.visual
+        text = model.text_encoder([caption])
+        memory, states = model.locate(visual, text)
+        last = states[-1]
+        query_scores = model.classify(last, len(states) - 1).sigmoid().amax(-1).cpu()  # (T, N)
+        summed = query_scores.sum(0) if earlier is None else query_scores.sum(0) + earlier
+        query = int(summed.argmax())
+        logits = model.mask_head.forward_composed(
+            model.build_pyramid(visual, memory, text),
+            model.pixel_decoder.mask_features,
+            last.queries[:, query : query + 1],
+            last.mask_reference(model.box_refine)[:, query : query + 1],
+            torch.tensor([features.size], device=self.device).expand(features.num_frames, -1),
+        )
+        h, w = features.original_size
+        boxes = box_cxcywh_to_xyxy(last.boxes[:, query].float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
+        masks = resize_logits(logits, features.size, (h, w)) > float(np.log(self.threshold / (1 - self.threshold)))
+        return Prediction(caption, masks[:, 0].cpu(), boxes, query_scores[:, query], query, query_scores)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
+
+
+def model_size(size: tuple[int, int], short_side: int, max_long_side: int | None) -> tuple[int, int]:
+    """(h, w) with the given short side, or the largest that keeps the long side under its limit; aspect kept."""
+    short, long = min(size), max(size)
+    target = short_side
+    if max_long_side is not None and long / short * target > max_long_side:
+        target = round(max_long_side * short / long)
+    scaled = int(target * long / short)
+    return (target, scaled) if size[0] <= size[1] else (scaled, target)
+
+
+def resize_logits(logits: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
+    """Mask logits at stride 4 -> the video's size, bilinear, without stretching.
+
+    A map of ceil(h / 4) rows covers up to three pixels more than the frame has. Where it does, the scale is that of
+    the pixels, not of the maps, and what lies beyond the frame is cut.
+
+    Args:
+        logits: (T, N, ceil(h / 4), ceil(w / 4)).
+        size: (h, w) the model worked at.
+        original_size: (h, w) wanted.
+
+    Returns:
+        (T, N, *original_size) float32.
+    """
+    logits = logits.float()
+    if (logits.shape[-2] * STRIDE, logits.shape[-1] * STRIDE) == tuple(size):
+        return F.interpolate(logits, size=original_size, mode="bilinear", align_corners=False)
+    scale = [STRIDE * wanted / have for wanted, have in zip(original_size, size, strict=True)]
+    padded = F.pad(logits, (0, 1, 0, 1), mode="replicate")
+    resized = F.interpolate(padded, scale_factor=scale, mode="bilinear", align_corners=False)
+    return resized[..., : original_size[0], : original_size[1]]
