@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain, combinations, product
 
 import numpy as np
 
-from datasets.shapes_language import PLACES, Description, has_look_alike, is_expression_of_kind, matching_objects
+from datasets.shapes_language import PLACES, Description, Fits, has_look_alike, is_expression_of_kind, matching_objects
 from datasets.shapes_scene import Scene
 
 _SIZES = {"small": ("small", "little"), "big": ("big", "large")}
@@ -49,9 +50,11 @@ def write_expressions(rng: np.random.Generator, scene: Scene, visible: np.ndarra
     Returns:
         The expressions in random order, or none if one of the kinds cannot tell apart two objects in this scene.
     """
+    # The same few descriptions are asked about again and again.
+    fits = cache(partial(matching_objects, scene=scene, visible=visible))
     expressions: list[Expression] = []
     for kind in scene.kinds:
-        options = {object_id: describe(kind, object_id, scene, visible) for object_id in range(1, len(scene.looks) + 1)}
+        options = {object_id: describe(kind, object_id, scene, fits) for object_id in range(1, len(scene.looks) + 1)}
         candidates = rng.permutation([object_id for object_id, found in options.items() if found]).tolist()
         if len(candidates) < 2:
             return []
@@ -60,13 +63,13 @@ def write_expressions(rng: np.random.Generator, scene: Scene, visible: np.ndarra
         candidates.sort(key=meant.__contains__)
         for object_id in candidates[: int(rng.integers(2, 4))]:
             description = _draw_description(rng, kind, options[object_id])
-            sentence = write_sentence(rng, description, _superlative_holds(description, object_id, scene))
+            sentence = write_sentence(rng, description, _superlative_holds(description, object_id, fits))
             if all(sentence != other.sentence for other in expressions):
                 expressions.append(Expression(sentence, object_id, kind))
     return [expressions[index] for index in rng.permutation(len(expressions))]
 
 
-def describe(kind: str, object_id: int, scene: Scene, visible: np.ndarray) -> list[Description]:
+def describe(kind: str, object_id: int, scene: Scene, fits: Fits) -> list[Description]:
     """Descriptions of an object that are of the given kind (see `is_expression_of_kind`).
 
     They name any of shape and colour, what the kind needs, and at most one attribute more.
@@ -89,7 +92,7 @@ def describe(kind: str, object_id: int, scene: Scene, visible: np.ndarray) -> li
     return [
         description
         for description in descriptions
-        if is_expression_of_kind(kind, object_id, description, scene, visible)
+        if is_expression_of_kind(kind, object_id, description, scene.looks, fits)
     ]
 
 
@@ -133,14 +136,13 @@ def _draw_description(rng: np.random.Generator, kind: str, options: list[Descrip
     return options[int(rng.choice(len(options), p=np.array(weights) / sum(weights)))]
 
 
-def _superlative_holds(description: Description, object_id: int, scene: Scene) -> bool:
+def _superlative_holds(description: Description, object_id: int, fits: Fits) -> bool:
     """Whether "smallest" or "biggest" is true of the object among all that share its shape and colour as said.
 
     Words for place and motion narrow that circle no further: "the smallest circle on the left" would be unclear.
     """
-    everywhere = np.ones(scene.centres.shape[:2], dtype=bool)
-    rivals = matching_objects(description.without("size", "place", "motion"), scene, everywhere)
-    alike = matching_objects(description.without("place", "motion"), scene, everywhere)
+    rivals = fits(description.without("size", "place", "motion"))
+    alike = fits(description.without("place", "motion"))
     return description.size is not None and alike == [object_id] and len(rivals) > 1
 
 

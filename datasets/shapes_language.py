@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -14,6 +15,8 @@ from datasets.shapes_scene import COLOURS, MOTIONS, SHAPES, Look, Scene
 from datasets.shapes_tracks import PLACE_MARGIN
 
 PLACES = ("left", "right", "top", "bottom")
+
+Fits = Callable[["Description"], list[int]]
 
 _SIZE_WORDS = {
     **dict.fromkeys(("small", "little", "smaller", "smallest"), "small"),
@@ -107,21 +110,28 @@ def has_look_alike(kind: str, object_id: int, looks: tuple[Look, ...]) -> bool:
 
 
 def is_expression_of_kind(
-    kind: str, object_id: int, description: Description, scene: Scene, visible: np.ndarray
+    kind: str, object_id: int, description: Description, looks: tuple[Look, ...], fits: Fits
 ) -> bool:
     """Whether a description singles out one object, needs the attribute of `kind` to do so, and nothing harder.
 
     Harder than colour and shape is size, then place, then motion: without all words harder than its kind the
     description must still fit its object alone (one of kind motion does without place), without those of its kind it
     must fit others too.
+
+    Args:
+        kind: one of KINDS.
+        object_id: the object that is meant.
+        description: what is said.
+        looks: of all objects of the scene.
+        fits: ids of the objects that a description fits: `matching_objects` in that scene.
     """
     harder = {"size": ("place", "motion"), "place": ("motion",), "motion": ("place",)}
     plain = description.without(*harder.get(kind, ("size", "place", "motion")))
     return (
-        matching_objects(description, scene, visible) == [object_id]
-        and matching_objects(plain, scene, visible) == [object_id]
-        and len(matching_objects(description.without(kind), scene, visible)) > 1
-        and has_look_alike(kind, object_id, scene.looks)
+        fits(description) == [object_id]
+        and fits(plain) == [object_id]
+        and len(fits(description.without(kind))) > 1
+        and has_look_alike(kind, object_id, looks)
     )
 
 
