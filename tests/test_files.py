@@ -1,0 +1,71 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets.files import member, picture_size, read_json, read_picture
+
+
+def jpeg(mode: str = "RGB", size: tuple[int, int] = (24, 32)) -> bytes:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(picture).convert(mode).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_pictures_of_any_mode_become_rgb(tmp_path: Path, mode: str) -> None:
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(mode))
+    picture = read_picture(path)
+    assert picture.shape == (24, 32, 3) and picture.dtype == np.uint8
+    assert picture_size(path) == (24, 32)
+
+
+def test_no_truncation_goes_unnoticed(tmp_path: Path) -> None:
+    whole, path = jpeg(), tmp_path / "a.jpg"
+    path.write_bytes(whole)
+    expected, complaints = read_picture(path), 0
+    for length in [*range(0, len(whole), 7), *range(len(whole) - 12, len(whole))]:
+        path.write_bytes(whole[:length])
+        try:
+            picture = read_picture(path)
+        except ValueError as error:
+            assert str(path) in str(error) and "again" in str(error)
+            complaints += 1
+        else:  # only the end marker was lost
+            np.testing.assert_array_equal(picture, expected)
+    assert complaints > len(whole) // 7 - 5
+
+
+def test_missing_picture_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"a\.jpg: missing, there is no .*a\.jpg"):
+        read_picture(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match=r"video: missing|there is no .*video;"):
+        picture_size(tmp_path / "video" / "a.jpg")
+
+
+def test_json_errors_name_file_and_line(tmp_path: Path) -> None:
+    path = tmp_path / "meta.json"
+    with pytest.raises(FileNotFoundError, match=r"meta\.json: no such file"):
+        read_json(path)
+    path.write_text('{"videos": {\n"a": 1,\n')
+    with pytest.raises(ValueError, match=r"meta\.json: broken JSON, line 3"):
+        read_json(path)
+    path.write_bytes(b'{"a": "\xff\xfe"}')
+    with pytest.raises(ValueError, match=r"meta\.json: broken JSON"):
+        read_json(path)
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match=r"meta\.json: broken JSON"):
+        read_json(path)
+    path.write_text('{"a": "é"}', encoding="utf-8-sig")
+    assert read_json(path) == {"a": "é"}
+
+
+def test_member_wants_the_type() -> None:
+    assert member({"a": [1]}, "a", list, "file") == [1]
+    for entry in ({"a": 1}, {}, [], None, "a"):
+        with pytest.raises(ValueError, match="file has no 'a' that is a JSON list"):
+            member(entry, "a", list, "file")
