@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
 from datasets.shapes_scene import COLOURS, MOTIONS, SHAPES, Look, Scene
 from datasets.shapes_tracks import PLACE_MARGIN
 
+ATTRIBUTES = ("shape", "colour", "size", "place", "motion")
 PLACES = ("left", "right", "top", "bottom")
 
 Fits = Callable[["Description"], list[int]]
@@ -28,8 +29,8 @@ _PLACE_PHRASES = {
     r"(leftmost|rightmost)": {"leftmost": "left", "rightmost": "right"},
     r"(highest|lowest)": {"highest": "top", "lowest": "bottom"},
 }
-_MOTION_PHRASE = r"(?:mov|go|head)(?:es|ing|ed|s|e)?(?: \w+)* (?P<direction>left|right|up|upwards|down|downwards)\b"
-_STILL_PHRASE = r"\b(?:still|not move|stays?|staying|motionless)\b"
+_MOTION_PHRASE = r"\b(?:mov|go|head)(?:es|ing|s)(?: to the)? (?P<direction>left|right|up|upwards|down|downwards)\b"
+_STILL_PHRASE = r"\b(?:still|not move|stays?|staying)\b"
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Description:
     @property
     def attributes(self) -> tuple[str, ...]:
         """Names of the attributes that are said."""
-        return tuple(field.name for field in fields(self) if getattr(self, field.name) is not None)
+        return tuple(name for name in ATTRIBUTES if getattr(self, name) is not None)
 
     def without(self, *attributes: str) -> Description:
         """The same description, silent on some attributes."""
@@ -142,7 +143,7 @@ def parse(sentence: str) -> Description:
         ValueError: if an attribute is said twice over with different words.
     """
     text = sentence.lower()
-    said: dict[str, set[str]] = {field.name: set() for field in fields(Description)}
+    said: dict[str, set[str]] = {name: set() for name in ATTRIBUTES}
     for match in re.finditer(_MOTION_PHRASE, text):
         said["motion"].add(match["direction"].removesuffix("wards"))
     if re.search(_STILL_PHRASE, text):

@@ -17,7 +17,9 @@ MAX_ANGLE = 14.0  # degrees: a square must not become a diamond, nor a cross an 
 PLACE_MARGIN = 0.2
 
 _NUM_CANDIDATES = 48
-_MIN_SHARE_INSIDE = 0.6  # of the frames, with the centre inside the frame
+_MIN_SHARE_INSIDE = 0.5  # of the frames, with the centre inside the frame
+_EDGE_SHARE = 0.6  # of the scenes in which something moves: one object leaves the frame, or comes in
+_MIN_EDGE_FRAMES = 5  # shorter videos would show half an object, and nothing of the crossing
 _MAX_HIDDEN = 0.2  # mean depth of overlap of any pair, 1 = one centre upon the other
 
 
@@ -37,6 +39,8 @@ def draw_tracks(
     border = np.where(moving, 0.3 * border, 0.85 * border)
     middles = rng.uniform(border, 1 - border, size=(_NUM_CANDIDATES, *border.shape)) * size_xy
     _pull_apart(rng, middles, composition.apart, size_xy)
+    if settings.num_frames >= _MIN_EDGE_FRAMES and rng.random() < _EDGE_SHARE:
+        _send_over_edge(rng, middles, composition, sides, size_xy)
 
     times = np.arange(settings.num_frames) - (settings.num_frames - 1) / 2
     centres = middles[:, None] + times[:, None, None] * velocities[:, None]  # (K, T, O, 2)
@@ -79,6 +83,27 @@ def _pull_apart(
         low = rng.uniform(0.08, 0.42, size=len(middles)) * size_xy[axis]
         high = rng.uniform(0.58, 0.92, size=len(middles)) * size_xy[axis]
         middles[:, first, axis], middles[:, second, axis] = low, high
+
+
+def _send_over_edge(
+    rng: np.random.Generator, middles: np.ndarray, composition: Composition, sides: np.ndarray, size_xy: np.ndarray
+) -> None:
+    """Has one moving object cross the frame's edge at half time, outwards or inwards; writes into `middles` (K, O, 2).
+
+    Pairs kept apart stay as they are. Small objects are preferred: they are gone sooner.
+    """
+    bound = {index for pair in composition.apart for index in pair[:2]}
+    free = [i for i, look in enumerate(composition.looks) if look.motion != "still" and i not in bound]
+    free = [i for i in free if composition.looks[i].size == "small"] or free
+    if not free:
+        return
+    index = free[int(rng.integers(len(free)))]
+    direction = np.array(DIRECTIONS[composition.looks[index].motion])
+    axis = int(np.argmax(np.abs(direction)))
+    outwards = rng.random() < 0.5
+    inset = rng.uniform(0, 0.15, size=len(middles)) * sides[index]
+    at_far_edge = (direction[axis] > 0) == outwards
+    middles[:, index, axis] = size_xy[axis] - inset if at_far_edge else inset
 
 
 def _inside_enough(centres: np.ndarray, size_xy: np.ndarray) -> np.ndarray:
