@@ -1,0 +1,290 @@
+"""A whole training run around `engine.train_one_epoch`: built, resumed, saved, evaluated, recorded."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from datasets.build import build_eval_videos, build_train_loader
+from engine import SupervisedModel, TrainingRun, check_annotated, evaluate, train_one_epoch
+from models.build import build_criterion, build_model
+from models.checkpoint import load_model_state
+from models.predictor import Predictor
+from util.checkpoint_io import NEWEST, CheckpointError, find_newest, keep_copy, load_checkpoint, save_checkpoint
+from util.config import Config
+from util.distributed import ProcessInfo, barrier, broadcast_object, gather_objects, is_main_process
+from util.logs import RunLog
+from util.optim import build_optimizer, build_schedule, restore_optimizer
+from util.random_state import get_random_state, preserved_random_state, seed_everything, set_random_state
+
+logger = logging.getLogger(__name__)
+
+# Settings of the model that a resumed run may change: they change neither its weights nor what the weights mean.
+FREE_TO_CHANGE = frozenset(
+    {
+        "activation_checkpointing",
+        "backbone_weights",
+        "drop_path",
+        "dropout",
+        "freeze_text_encoder",
+        "max_tokens",
+        "text_encoder",
+        "text_encoder_pretrained",
+    }
+)
+
+
+def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
+    """Train to the last epoch, from the start or from a checkpoint.
+
+    A run that starts anew in the folder of another moves that one's files to `previous_<n>/` first.
+
+    Args:
+        config: the experiment.
+        process: this process among those of the run.
+
+    Returns:
+        the record of the last epoch, as in `log.jsonl`.
+
+    Raises:
+        ValueError, FileNotFoundError: a setting or a file is wrong.
+        FloatingPointError: a loss is not finite.
+        OSError: a checkpoint cannot be saved. In both cases the last one stays.
+    """
+    folder, train = Path(config.train.output_dir), config.train
+    if train.eval_every_epochs:
+        check_annotated(build_eval_videos(config))
+    resumed_from = _path_to_resume(config)
+    checkpoint = None
+    if path := resumed_from or train.init_checkpoint:
+        checkpoint = load_checkpoint(path, resumable=resumed_from is not None)
+    if resumed_from is not None:
+        _check_same_model(config, checkpoint, resumed_from)
+    seed_everything(train.seed)  # the same starting weights in every process
+    drop_class_heads = train.drop_class_heads and resumed_from is None
+    network = build_network(config, checkpoint, path, drop_class_heads=drop_class_heads).to(process.device)
+    run = build_run(config, network, process)
+    seed_everything(train.seed + process.rank)
+    record = None
+    if resumed_from is not None:
+        record = _restore_run(run, checkpoint, resumed_from, process)
+    elif is_main_process():
+        set_aside(folder)
+    del checkpoint  # as large as the network and its optimizer
+    logger.info("%s, epoch %d, step %d", f"from {path}" if path else "from the start", run.epoch, run.step)
+    if is_main_process():
+        run.log = RunLog(folder, run.step, run.epoch)
+        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+    try:
+        return _fit_epochs(config, network, run, record, process)
+    finally:
+        if run.log is not None:
+            run.log.close()
+
+
+def _fit_epochs(
+    config: Config, network: nn.Module, run: TrainingRun, record: dict[str, Any] | None, process: ProcessInfo
+) -> dict[str, Any]:
+    """The epochs that are left; `record` is the one that was to be written when the checkpoint was saved."""
+    path = Path(config.train.output_dir) / NEWEST
+
+    def save_now_and_then() -> None:
+        if config.train.save_every_steps and run.step % config.train.save_every_steps == 0:
+            save_run(path, config, network, run, None)
+
+    if record is not None and broadcast_object(run.log.last_epoch < record["epoch"] if run.log else False):
+        record = _finish_epoch(config, network, run, record, process)
+    if run.epoch >= config.optim.epochs:
+        logger.info("all %d epochs are done already", config.optim.epochs)
+    while run.epoch < config.optim.epochs:
+        record = train_one_epoch(run, save_now_and_then)
+        save_run(path, config, network, run, record)
+        if config.train.keep_epochs and is_main_process():
+            keep_copy(path, path.with_name(f"checkpoint_{run.epoch:04d}.pth"))
+        record = _finish_epoch(config, network, run, record, process)
+    barrier()  # files are complete when any process leaves
+    return record or {}
+
+
+def _finish_epoch(
+    config: Config, network: nn.Module, run: TrainingRun, record: dict[str, Any], process: ProcessInfo
+) -> dict[str, Any]:
+    """Evaluate when it is time to, and write the epoch's record."""
+    done, every = record["epoch"] + 1, config.train.eval_every_epochs
+    if every and (done % every == 0 or done == config.optim.epochs):
+        with preserved_random_state(process.device):
+            scores = evaluate(build_predictor(config, network, process), build_eval_videos(config))
+        record = record | {"eval": scores}
+        if run.log is not None:
+            run.log.scalars(record["step"], {f"eval/{name}": scores[name] for name in ("J", "F", "J&F")})
+    if run.log is not None:
+        run.log.record(record)
+    return record
+
+
+def build_network(
+    config: Config, checkpoint: dict[str, Any] | None, path: str | Path | None, drop_class_heads: bool = False
+) -> nn.Module:
+    """The network on the CPU, with its starting weights or with those of a checkpoint.
+
+    Args:
+        config: the experiment.
+        checkpoint: from `util.checkpoint_io.load_checkpoint`, or None.
+        path: of the checkpoint, for messages.
+        drop_class_heads: leave the checkpoint's class heads out.
+
+    Raises:
+        ValueError: the checkpoint is of another network; the message names the file and lists the keys.
+    """
+    if checkpoint is None:
+        return build_model(config.model)
+    network = build_model(config.model, checkpoint.get("extras", {}).get("text"), weights_follow=True)
+    try:
+        load_model_state(network, checkpoint["model"], drop_class_heads=drop_class_heads)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return network
+
+
+def build_predictor(config: Config, network: nn.Module, process: ProcessInfo) -> Predictor:
+    """What runs `network` on videos, with the settings of `test`."""
+    test = config.test
+    return Predictor(
+        network,
+        short_side=test.short_side,
+        max_long_side=test.max_long_side,
+        window=test.window,
+        threshold=test.threshold,
+        precision=test.precision,
+        device=process.device,
+    )
+
+
+def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> TrainingRun:
+    """Everything that trains `network`, which is on the process's device, at the start of the first epoch."""
+    optim = config.optim
+    loader, sampler = build_train_loader(config, process.rank, process.world_size)
+    optimizer = build_optimizer(network, optim)
+    model: nn.Module = SupervisedModel(network, build_criterion(config.loss), optim.precision)
+    if process.world_size > 1:
+        model = DistributedDataParallel(model, find_unused_parameters=not config.loss.aux_loss)
+    return TrainingRun(
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(optim),
+        loader=loader,
+        sampler=sampler,
+        device=process.device,
+        accumulate_steps=optim.accumulate_steps,
+        clip_grad_norm=optim.clip_grad_norm,
+        log_every_steps=config.train.log_every_steps,
+    )
+
+
+def save_run(path: Path, config: Config, network: nn.Module, run: TrainingRun, record: dict[str, Any] | None) -> None:
+    """Save all that the run needs to go on; every process takes part, the main one writes.
+
+    Args:
+        path: of the checkpoint.
+        config: the experiment.
+        network: whose weights are saved.
+        run: its position is between two optimizer steps.
+        record: of the epoch that has just ended and is not written to the log yet, or None.
+
+    Raises:
+        OSError: the file cannot be written; the checkpoint before it stays.
+    """
+    random_states = gather_objects(get_random_state(run.device))
+    means = run.means.state_dict()
+    if not is_main_process():
+        return
+    extras = network.checkpoint_extras() if hasattr(network, "checkpoint_extras") else {}
+    save_checkpoint(
+        path,
+        {
+            "model": network.state_dict(),
+            "config": config.to_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "scheduler": dataclasses.asdict(run.schedule),
+            "step": run.step,
+            "epoch": run.epoch,
+            "rng": random_states,
+            "sampler": {"batches_done": run.batches_done, "batches_per_epoch": run.sampler.batches_per_epoch},
+            "progress": {"means": means, "seconds": run.seconds, "record": record},
+            "extras": extras,
+        },
+    )
+
+
+def _restore_run(
+    run: TrainingRun, checkpoint: dict[str, Any], path: Path, process: ProcessInfo
+) -> dict[str, Any] | None:
+    """Take up optimizer, position, means and random state; settings stay those of `run`.
+
+    Returns:
+        the record that was to be written when the checkpoint was saved, or None.
+    """
+    try:
+        restore_optimizer(run.optimizer, checkpoint["optimizer"])
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if checkpoint["scheduler"] != (schedule := dataclasses.asdict(run.schedule)):
+        logger.info("the schedule is now %s; the checkpoint's was %s", schedule, checkpoint["scheduler"])
+    run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
+    run.batches_done = checkpoint["sampler"]["batches_done"]
+    batches_before, batches = checkpoint["sampler"]["batches_per_epoch"], run.sampler.batches_per_epoch
+    if run.batches_done and batches != batches_before:
+        raise CheckpointError(
+            f"{path} was saved in the middle of an epoch of {batches_before} batches, and an epoch has {batches} now; "
+            "resume with the same data, optim.batch_size and number of processes, or from a checkpoint of a whole epoch"
+        )
+    progress, states = checkpoint["progress"], checkpoint["rng"]
+    run.seconds = progress["seconds"]
+    run.means.load_state_dict(progress["means"], run.device)
+    if len(states) != process.world_size and is_main_process():
+        logger.warning(
+            "the checkpoint is of %d processes, this run has %d: the random state of some starts anew",
+            len(states),
+            process.world_size,
+        )
+    if process.rank < len(states):
+        set_random_state(states[process.rank], process.device)
+    return progress["record"]
+
+
+def _path_to_resume(config: Config) -> Path | None:
+    if config.train.resume == "auto":
+        return find_newest(config.train.output_dir)
+    return Path(config.train.resume) if config.train.resume else None
+
+
+def _check_same_model(config: Config, checkpoint: dict[str, Any], path: Path) -> None:
+    """Refuse settings that would make the resumed weights mean something else, even where they would load."""
+    before, now = checkpoint["config"]["model"], dataclasses.asdict(config.model)
+    names = (before.keys() & now.keys()) - FREE_TO_CHANGE
+    if changed := sorted(name for name in names if before[name] != now[name]):
+        listed = ", ".join(f"model.{name} ({before[name]} then, {now[name]} now)" for name in changed)
+        raise CheckpointError(
+            f"{path} is of a run with another model: {listed}; resume with its settings, or start a new run from its "
+            "weights with train.init_checkpoint"
+        )
+
+
+def set_aside(folder: Path) -> None:
+    """Move the checkpoints and curves of an older run in `folder` to `previous_<n>/` in it."""
+    if find_newest(folder) is None:
+        return
+    number = 1
+    while (aside := folder / f"previous_{number}").exists():
+        number += 1
+    aside.mkdir()
+    for old in [*folder.glob("checkpoint*.pth"), *folder.glob("*.json*"), folder / "tensorboard"]:
+        if old.exists():
+            old.rename(aside / old.name)
+    logger.warning("%s holds an older run, now in %s; to go on with a run use train.resume", folder, aside)

@@ -1,0 +1,79 @@
+"""Train or evaluate ReferFormer: pretraining, finetuning and training from scratch are configurations.
+
+python main.py --config configs/ytvos_finetune_r50.yaml --data.root data/ref-youtube-vos
+torchrun --nproc_per_node=8 main.py --config configs/ytvos_finetune_r50.yaml
+python main.py --config configs/ytvos_finetune_r50.yaml --train.resume auto
+python main.py --train.evaluate_only runs/default/checkpoint.pth --data.root data/shapes
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from datasets.build import build_eval_videos
+from engine import evaluate
+from fitting import build_network, build_predictor, fit
+from util.checkpoint_io import load_checkpoint
+from util.cli import parse
+from util.config import Config
+from util.distributed import ProcessInfo, distributed, is_main_process
+from util.logs import set_up_logging
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Train, or evaluate when `train.evaluate_only` names a checkpoint.
+
+    Args:
+        argv: arguments without the program's name; None takes those of the process.
+
+    Returns:
+        the scores of the evaluation, or the last epoch's record.
+
+    Raises:
+        ValueError, OSError, FloatingPointError: a mistake in settings or files, a full disk, a loss that is not finite.
+    """
+    config = parse(argv, description=__doc__)
+    set_up_logging()
+    with distributed(config.train.device) as process:
+        set_up_logging(None if config.train.evaluate_only else config.train.output_dir, is_main_process())
+        if config.train.num_threads:
+            torch.set_num_threads(config.train.num_threads)
+        if config.train.deterministic:
+            torch.use_deterministic_algorithms(True, warn_only=True)
+        if config.train.evaluate_only is None:
+            return fit(config, process)
+        scores = evaluate_checkpoint(config, config.train.evaluate_only, process)
+        if is_main_process():
+            print(json.dumps(scores))  # noqa: T201 (the program's own output)
+        return scores
+
+
+def evaluate_checkpoint(config: Config, path: str, process: ProcessInfo) -> dict[str, Any]:
+    """Scores of a checkpoint on `data.eval_split`.
+
+    The network is the one that the checkpoint's configuration describes; a published checkpoint has none, and the
+    current `model` settings must describe it.
+    """
+    checkpoint = load_checkpoint(path)
+    if "config" in checkpoint:
+        model = Config.from_dict({"model": checkpoint["config"]["model"]}).model
+        config = dataclasses.replace(config, model=model)
+    network = build_network(config, checkpoint, path)
+    return evaluate(build_predictor(config, network, process), build_eval_videos(config))
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, OSError, FloatingPointError) as problem:
+        logger.error("%s", problem, exc_info=True)  # the console shows the line, train.log the traceback too
+        sys.exit(1)

@@ -1,0 +1,212 @@
+"""What a run says: console and log file, progress, TensorBoard curves, one JSON line per epoch."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from util.distributed import all_reduce_mean
+
+logger = logging.getLogger(__name__)
+
+
+def set_up_logging(folder: str | Path | None = None, main_process: bool = True) -> None:
+    """Log to the console, and to `train.log` in `folder`; other processes than the main one only say what is wrong.
+
+    The file also keeps tracebacks of errors that the console shows as one line.
+    """
+    console = logging.StreamHandler()
+    console.setLevel(logging.INFO if main_process else logging.WARNING)
+    handlers: list[logging.Handler] = [console]
+    if folder is not None and main_process:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(Path(folder) / "train.log"))
+    layout = "%(asctime)s %(levelname)s %(message)s"
+    logging.basicConfig(level=logging.INFO, format=layout, datefmt="%H:%M:%S", handlers=handlers, force=True)
+    console.setFormatter(_WithoutTraceback(layout, "%H:%M:%S"))
+
+
+class _WithoutTraceback(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        bare = logging.makeLogRecord(record.__dict__ | {"exc_info": None, "exc_text": None})
+        return super().format(bare)
+
+
+class RunningMeans:
+    """Means over steps of named losses, kept on their device so that adding never waits for it."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+
+    def add(self, values: Mapping[str, Tensor]) -> None:
+        """Take in the scalars of one step; every step has the same names."""
+        for name, value in values.items():
+            value = value.detach().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._count += 1
+
+    def means(self) -> dict[str, float]:
+        """The means over steps and processes, which all have to call this. Waits for the device."""
+        if not self._count:
+            return {}
+        means = all_reduce_mean(torch.stack(list(self._sums.values())) / self._count)
+        return dict(zip(self._sums, means.tolist(), strict=True))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers to go on from; all processes have to call this."""
+        return {"means": self.means(), "count": self._count}
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device | str = "cpu") -> None:
+        """Go on from `state_dict`."""
+        self._count = state["count"]
+        self._sums = {
+            name: torch.tensor(mean * self._count, dtype=torch.float64, device=device)
+            for name, mean in state["means"].items()
+        }
+
+
+class RunLog:
+    """The curves and records of a run in its folder: `tensorboard/` and `log.jsonl`.
+
+    A run that resumes drops what it logged after its checkpoint, since it does those steps again.
+
+    Args:
+        folder: of the run.
+        first_step: optimizer step the run starts from.
+        first_epoch: epoch, counted from 0, that is the first without a record, or is recorded anew.
+    """
+
+    def __init__(self, folder: str | Path, first_step: int = 0, first_epoch: int = 0) -> None:
+        self._path = Path(folder) / "log.jsonl"
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        # purge_step hides what an earlier process wrote from that step on
+        self._writer = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=first_step)
+        kept = [record for record in read_records(self._path) if record["epoch"] < first_epoch]
+        partial = self._path.with_name(f".{self._path.name}.partial")
+        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        os.replace(partial, self._path)
+        self.last_epoch: int = kept[-1]["epoch"] if kept else -1
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to each named curve."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def record(self, values: Mapping[str, Any]) -> None:
+        """Append one JSON line, that of epoch `values["epoch"]`."""
+        with self._path.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+        self.last_epoch = values["epoch"]
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Write what is buffered."""
+        self._writer.close()
+
+
+def read_records(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a `log.jsonl`, without a last line that a crash cut; no file gives none."""
+    if not Path(path).is_file():
+        return []
+    records = []
+    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+        try:
+            record = json.loads(line)
+            if not isinstance(record["epoch"], int):
+                raise ValueError("no epoch")
+        except (ValueError, KeyError, TypeError):
+            logger.warning("%s: line %d is not a record and is dropped", path, number)
+        else:
+            records.append(record)
+    return records
+
+
+class Progress:
+    """The progress of an epoch: a bar on a terminal, else log lines, for whoever gives a status; only if `shown`.
+
+    Args:
+        total: steps of the epoch.
+        done: steps already done.
+        title: what the line begins with.
+        shown: false on all processes but the main one.
+        unit: what is counted.
+    """
+
+    def __init__(self, total: int, done: int = 0, title: str = "", shown: bool = True, unit: str = "step") -> None:
+        self._on_terminal = shown and sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True, disable=not self._on_terminal
+        )
+        self._redirection = logging_redirect_tqdm() if self._on_terminal else None
+        self._title, self._total, self._done, self._shown = title, total, done, shown
+
+    def __enter__(self) -> Self:
+        if self._redirection is not None:
+            self._redirection.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.close()
+        if self._redirection is not None:
+            self._redirection.__exit__(kind, error, trace)
+
+    def advance(self, status: str | None = None) -> None:
+        """One step is done; `status` replaces what stands beside the bar, or makes a line."""
+        self._done += 1
+        self._bar.update()
+        if not self._shown or status is None:
+            return
+        if self._on_terminal:
+            self._bar.set_postfix_str(status)
+        else:
+            logger.info("%s %d/%d  %s", self._title, self._done, self._total, status)
+
+
+class Stopwatch:
+    """Wall-clock seconds of steps, and the share of them spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget everything so far."""
+        self._start, self._waited, self._steps = time.perf_counter(), 0.0, 0
+
+    def step(self, waited: float) -> None:
+        """One step is over, in which `waited` seconds went by before its data was there."""
+        self._waited += waited
+        self._steps += 1
+
+    def elapsed(self) -> float:
+        """Seconds since the last restart."""
+        return time.perf_counter() - self._start
+
+    def read(self) -> dict[str, float]:
+        """`seconds_per_step` and `data_share` (0 to 1) since the last restart."""
+        elapsed = max(self.elapsed(), 1e-9)
+        return {"seconds_per_step": elapsed / max(self._steps, 1), "data_share": min(self._waited / elapsed, 1.0)}
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """The most memory so far: allocated on the GPU, or resident in this process on a CPU (10^6 bytes)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
