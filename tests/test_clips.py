@@ -110,6 +110,18 @@ def test_no_object_anywhere(tmp_path: Path) -> None:
         dataset(tmp_path)[0, 0]
 
 
+def test_objects_that_vanish_when_shrunk_are_replaced(tmp_path: Path) -> None:
+    """Object 1 of video0 is one pixel, which a picture a sixth of the size leaves out."""
+    write_tree(tmp_path)
+    for path in (tmp_path / "train" / "Annotations" / "video0").iterdir():
+        mask = np.zeros((48, 64), np.uint8)
+        mask[0, 0], mask[20:40, 20:40] = 1, 2
+        Image.fromarray(mask).save(path)
+    clips = dataset(tmp_path, ClipTransform(short_sides=(8,), max_long_side=64, augment=False))
+    names = [clips[0, index].name for index in range(len(clips))]
+    assert "video0/0" not in names and names[2:] == [expression.name for expression, _ in clips.samples[2:]]
+
+
 def test_broken_files_stop_or_are_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     root, listed = write_tree(tmp_path / "data"), tmp_path / "run" / "broken.txt"
     for path in (root / "train" / "JPEGImages" / "video0").iterdir():

@@ -92,7 +92,7 @@ def test_geometry_in_the_middle_of_its_picture() -> None:
     assert frames.shape == (3, 3, 35, 45) and masks.shape == (3, 35, 45)
     red, mask = frames[:, 0] > 150, masks.bool()
     assert mask.any() and (red ^ mask).sum() <= 0.02 * mask.sum()
-    assert set(masks.unique().tolist()) <= {0, 1}
+    assert set(geometry.apply(clip.masks * 200, nearest=True).unique().tolist()) == {0, 200}
 
 
 def test_nothing_drawn_nothing_augmented() -> None:
@@ -232,10 +232,12 @@ class FixedDraws:
         return value
 
 
-def distorted(colour: tuple[int, int, int], apply: str, contrast_first: bool = True) -> list[int]:
-    """What a plain picture becomes with brightness +20, contrast 0.5, saturation 0.5, hue +18 degrees."""
+def distorted(
+    colour: tuple[int, int, int], apply: str, contrast_first: bool = True, saturation: float = 0.5
+) -> list[int]:
+    """What a plain picture becomes with brightness +20, contrast 0.5, saturation times 0.5, hue +18 degrees."""
     frames = torch.tensor(colour, dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 4, 5)
-    draws = FixedDraws([letter in apply for letter in "bcsh"], [20, 0.5, 0.5, 18], contrast_first)
+    draws = FixedDraws([letter in apply for letter in "bcsh"], [20, 0.5, saturation, 18], contrast_first)
     out = distort_colours(frames, draws)
     assert out.shape == frames.shape and out.dtype == torch.uint8 and (out == out[:1, :, :1, :1]).all()
     return out[0, :, 0, 0].tolist()
@@ -247,6 +249,9 @@ def test_distortions_by_hand() -> None:
     assert distorted((200, 100, 50), "c") == [100, 50, 25]
     assert distorted((200, 100, 50), "bc") == [110, 60, 35]
     assert distorted((200, 100, 0), "s") == [200, 150, 100]
+    assert distorted((200, 100, 60), "s", saturation=1.25) == [200, 75, 25]
+    assert distorted((200, 0, 0), "s", saturation=1.5) == [200, 0, 0]  # it is full already
+    assert distorted((200, 110, 20), "s", saturation=1.5) == [200, 100, 0]
     # hue of pure red becomes 18 degrees: green rises to 18 / 60 of the value
     assert distorted((200, 0, 0), "h") == [200, 60, 0]
     # blue at 240 degrees goes to 258, and green stays the smallest
