@@ -163,7 +163,8 @@ def _rasterise_one(outlines: list[np.ndarray], side: float, centre: np.ndarray, 
     left, top = np.floor(points[0].min(axis=0)).astype(int) - 1
     right, bottom = np.ceil(points[0].max(axis=0)).astype(int) + 1
     canvas = np.zeros(((bottom - top) * _SUPERSAMPLING, (right - left) * _SUPERSAMPLING), dtype=np.uint8)
-    # cv2 counts from the middle of the first pixel, hence the half.
+    # cv2 counts from the middle of the first pixel, hence the half. It fills the outline too, so that a shape grows by
+    # an eighth of a pixel all around; image and mask share that.
     fixed = [(((point - (left, top)) * _SUPERSAMPLING - 0.5) * 2**_SUBPIXEL_BITS).round() for point in points]
     cv2.fillPoly(canvas, [point.astype(np.int32) for point in fixed], 255, shift=_SUBPIXEL_BITS)
     coverage = cv2.resize(canvas, (int(right - left), int(bottom - top)), interpolation=cv2.INTER_AREA)
