@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from datasets.categories import category_labels
 from datasets.sampling import anchors, sample_frames
-from datasets.transforms import Clip, ClipTransform, make_targets, normalise
+from datasets.transforms import Clip, ClipTransform, make_targets
 from datasets.ytvos import Expression, YTVOSReader
 from util.batch import ClipTargets
+from util.frames import normalise
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ class ClipDataset(Dataset):
         ]
         if not self.samples:
             raise ValueError(f"{reader.meta_path}: no expression names its object (obj_id); train on a split that does")
-        for reason in reader.broken:
-            self._report(reason, reason)
+        for name, reason in reader.broken.items():
+            self._report(name, reason)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -124,15 +125,18 @@ class ClipDataset(Dataset):
         return Sample(normalise(clip.frames), clip.caption, make_targets(clip.masks, label), expression.name)
 
     def _report(self, name: str, reason: str) -> None:
-        """Log and list what is left out, once per process."""
+        """Log and list what is left out, once per process; the file is shared by all of them."""
         if name in self.broken:
             return
         self.broken[name] = reason
         logger.warning("skipped %s: %s", name, reason)
-        if self.broken_list is not None:
+        if self.broken_list is None:
+            return
+        line = f"{name}: {reason}\n"
+        if not self.broken_list.exists() or line not in self.broken_list.read_text(encoding="utf-8"):
             self.broken_list.parent.mkdir(parents=True, exist_ok=True)
             with self.broken_list.open("a", encoding="utf-8") as file:
-                file.write(f"{name}: {reason}\n")
+                file.write(line)
 
 
 def _labels(reader: YTVOSReader, num_classes: int) -> dict[str, int]:

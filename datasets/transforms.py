@@ -18,9 +18,8 @@ from torchvision.transforms import InterpolationMode
 
 from util.batch import ClipTargets
 from util.boxes import box_xyxy_to_cxcywh, masks_to_boxes
+from util.frames import resized_size
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 MAX_GEOMETRY_DRAWS = 10
 
 _SIDE_WORDS = re.compile(r"\b(left|right)(|most|wards?|hand|side)\b", re.IGNORECASE)
@@ -122,17 +121,6 @@ class ClipTransform:
         return top, left, height, width
 
 
-def resized_size(size: tuple[int, int], short_side: int, max_long_side: int | None) -> tuple[int, int]:
-    """The (h, w) of a frame of (h, w) `size` whose short side becomes `short_side`, less if the cap asks for it."""
-    short, long = min(size), max(size)
-    if max_long_side is not None and long * short_side > max_long_side * short:
-        short_side = max(1, round(max_long_side * short / long))
-    long_side = int(short_side * long / short)
-    if max_long_side is not None:
-        long_side = min(long_side, max_long_side)
-    return (short_side, long_side) if size[0] <= size[1] else (long_side, short_side)
-
-
 def flip_caption(caption: str) -> str:
     """The caption of the mirrored picture: left and right change places, as words of their own ("bright" stays)."""
     return _SIDE_WORDS.sub(_other_side, caption)
@@ -167,11 +155,6 @@ def distort_colours(frames: Tensor, rng: np.random.Generator) -> Tensor:
         pixels *= np.float32(contrast)
     distorted = np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
     return torch.from_numpy(distorted).view(num_frames, height, width, 3).permute(0, 3, 1, 2)
-
-
-def normalise(frames: Tensor) -> Tensor:
-    """(T, 3, h, w) uint8 RGB -> float32, normalised with ImageNet's mean and standard deviation."""
-    return F.normalize(F.to_dtype(frames, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD)
 
 
 def make_targets(masks: Tensor, label: int) -> ClipTargets:

@@ -64,7 +64,7 @@ class YTVOSReader:
         videos: {video: names of its frames}.
         expressions: all sentences, video by video.
         categories: {video: {object id: category}}, empty without a meta.json.
-        broken: messages about the expressions left out.
+        broken: {`<video>/<expression id>`: why it was left out}.
 
     Raises:
         FileNotFoundError: the split or its meta_expressions.json is missing.
@@ -73,7 +73,7 @@ class YTVOSReader:
 
     def __init__(self, root: str | Path, split: str, *, skip_broken: bool = False) -> None:
         self.root, self.split, self.skip_broken = Path(root), check_name(split, "split"), skip_broken
-        self.broken: list[str] = []
+        self.broken: dict[str, str] = {}
         self.meta_path = self._meta_expressions(split)
         self._categories_path = self.root / split / "meta.json"
         self._frames_root, self._masks_root = self.root / split / "JPEGImages", self.root / split / "Annotations"
@@ -87,7 +87,7 @@ class YTVOSReader:
         self.expressions: list[Expression] = []
         for name, entry in self._exclude_test(_videos_of(self.meta_path)).items():
             self._add_video(name, entry)
-        for message in self.broken:
+        for message in self.broken.values():
             logger.warning("left out: %s", message)
         logger.info("%s: %d videos, %d expressions", self.meta_path, len(self.videos), len(self.expressions))
 
@@ -211,7 +211,7 @@ class YTVOSReader:
             except ValueError as error:
                 if not self.skip_broken:
                     raise
-                self.broken.append(str(error))
+                self.broken[f"{video}/{key}"] = str(error)
 
     def _expression(self, video: str, frames: tuple[str, ...], key: str, value: Any) -> Expression:
         where = f"{self.meta_path}: video {video}, expression {key},"

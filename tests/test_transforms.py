@@ -1,21 +1,16 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from datasets.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Clip,
     ClipTransform,
     Geometry,
     distort_colours,
     flip_caption,
     make_targets,
-    normalise,
-    resized_size,
 )
+from util.frames import resized_size
 
 SETTINGS = {
     "short_sides": (32, 40),
@@ -51,31 +46,6 @@ def clip_of(size: tuple[int, int] = (48, 64), num_frames: int = 3, caption: str 
 def test_flip_caption(caption: str, flipped: str) -> None:
     assert flip_caption(caption) == flipped
     assert flip_caption(flipped) == caption
-
-
-@pytest.mark.parametrize(
-    ("size", "short", "cap", "expected"),
-    [
-        ((720, 1280), 360, None, (360, 640)),
-        ((720, 1280), 360, 640, (360, 640)),
-        ((720, 1280), 480, 640, (360, 640)),
-        ((1280, 720), 480, 640, (640, 360)),
-        ((100, 100), 50, 40, (40, 40)),
-        ((10, 1000), 20, 100, (1, 100)),
-        ((100, 333), 50, None, (50, 166)),
-    ],
-)
-def test_resized_size(size, short, cap, expected) -> None:
-    assert resized_size(size, short, cap) == expected
-
-
-@given(st.integers(1, 800), st.integers(1, 800), st.integers(1, 600), st.integers(1, 700))
-@settings(max_examples=200, deadline=None)
-def test_resized_size_keeps_the_cap_and_the_shape(h: int, w: int, short: int, cap: int) -> None:
-    new_h, new_w = resized_size((h, w), short, cap)
-    assert min(new_h, new_w) >= 1 and max(new_h, new_w) <= cap and min(new_h, new_w) <= short
-    assert resized_size((w, h), short, cap) == (new_w, new_h)
-    assert abs(new_h * w - new_w * h) <= max(h, w) * 1.5  # no side is off by more than rounding
 
 
 def test_flip_twice_is_identity() -> None:
@@ -204,15 +174,6 @@ def test_boxes_are_those_of_the_masks() -> None:
             edges = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
             x, y, w, h = (box.numpy() * [width, height, width, height]).tolist()
             np.testing.assert_allclose([x - w / 2, y - h / 2, x + w / 2, y + h / 2], edges, atol=1e-3)
-
-
-def test_normalise() -> None:
-    frames = torch.arange(0, 256, dtype=torch.uint8).view(1, 1, 16, 16).expand(2, 3, 16, 16)
-    out = normalise(frames)
-    assert out.dtype == torch.float32
-    for channel in range(3):
-        expected = (frames[0, 0].double() / 255 - IMAGENET_MEAN[channel]) / IMAGENET_STD[channel]
-        torch.testing.assert_close(out[1, channel].double(), expected, atol=1e-6, rtol=1e-6)
 
 
 class FixedDraws:

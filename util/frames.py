@@ -1,0 +1,26 @@
+"""How a video's frames become the network's input: their size and their normalisation, in training and inference."""
+
+from __future__ import annotations
+
+import torch
+import torchvision.transforms.v2.functional as F
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def resized_size(size: tuple[int, int], short_side: int, max_long_side: int | None) -> tuple[int, int]:
+    """The (h, w) of a frame of (h, w) `size` whose short side becomes `short_side`, less if the cap asks for it."""
+    short, long = min(size), max(size)
+    if max_long_side is not None and long * short_side > max_long_side * short:
+        short_side = max(1, round(max_long_side * short / long))
+    long_side = int(short_side * long / short)
+    if max_long_side is not None:
+        long_side = min(long_side, max_long_side)  # the rounded short side may have grown by half a pixel
+    return (short_side, long_side) if size[0] <= size[1] else (long_side, short_side)
+
+
+def normalise(frames: Tensor) -> Tensor:
+    """(..., 3, h, w) uint8 RGB -> float32, normalised with ImageNet's mean and standard deviation."""
+    return F.normalize(F.to_dtype(frames, torch.float32, scale=True), IMAGENET_MEAN, IMAGENET_STD)
