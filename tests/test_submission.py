@@ -184,6 +184,7 @@ def test_a_video_is_finished_while_its_masks_and_captions_stay_the_same(annotati
     folder.mark_finished(video, ["a dog", "the dog"])
     assert folder.is_finished(video, ["a dog", "the dog"])
     assert not folder.is_finished(video, ["a dog", "the cat"])
+    assert not folder.is_finished(video, ["a dog", "the dog"], source="other frames")
     folder.mask_path("dog", "1", "00005").unlink()
     assert not folder.is_finished(video, ["a dog", "the dog"])
     small(folder.mask_path("dog", "1", "00005"))

@@ -10,8 +10,12 @@ import json
 import logging
 import os
 import shutil
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from util.masks import write_bytes
 from util.submission import FOLDER, VideoMasks, check_name
@@ -70,18 +74,24 @@ class ResultFolder:
         for file in (self._identity, self.submission):
             file.unlink(missing_ok=True)
 
-    def is_finished(self, masks: VideoMasks, captions: list[str]) -> bool:
-        """Whether the video was finished with the same frames and captions, and all its masks are still there."""
+    def is_finished(self, masks: VideoMasks, captions: list[str], source: str = "") -> bool:
+        """Whether the video was finished, from the same captions and source, and all its masks are still there."""
         try:
-            if json.loads(self._marker(masks).read_text()) != _content(masks, captions):
+            if json.loads(self._marker(masks).read_text()) != _content(masks, captions, source):
                 return False
         except (OSError, ValueError):
             return False
         return all((self.annotations / path).is_file() for path in masks.paths())
 
-    def mark_finished(self, masks: VideoMasks, captions: list[str]) -> None:
-        """Remember that all masks of the video are written."""
-        write_bytes(self._marker(masks), json.dumps(_content(masks, captions)).encode())
+    def mark_finished(self, masks: VideoMasks, captions: list[str], source: str = "") -> None:
+        """Remember that all masks of the video are written.
+
+        Args:
+            masks: they.
+            captions: of the expressions, in the order of `masks.expression_ids`.
+            source: what stands for the pixels, a digest for instance.
+        """
+        write_bytes(self._marker(masks), json.dumps(_content(masks, captions, source)).encode())
 
     def forget(self, video: str) -> None:
         """Let the next run do a video again."""
@@ -93,6 +103,43 @@ class ResultFolder:
 
     def _marker(self, masks: VideoMasks) -> Path:
         return self._finished / f"{masks.video}.json"
+
+
+class BackgroundWriter:
+    """Threads that encode and write files while the model goes on. As a context, it waits for all of them at its end.
+
+    Args:
+        num_threads: that write.
+        max_pending: tasks that may wait, with what they hold in memory; a further one waits for the oldest.
+    """
+
+    def __init__(self, num_threads: int = 2, max_pending: int = 128) -> None:
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="writer")
+        self._pending: deque[Future[None]] = deque()
+        self._max_pending = max_pending
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None:
+                self.wait()
+        finally:
+            self._pool.shutdown(cancel_futures=True)
+
+    def submit(self, task: Callable[..., None], *args: Any) -> None:
+        """Run `task(*args)` in a thread. Raises what an earlier task raised."""
+        while len(self._pending) >= self._max_pending or (self._pending and self._pending[0].done()):
+            self._pending.popleft().result()
+        self._pending.append(self._pool.submit(task, *args))
+
+    def wait(self) -> None:
+        """Return once everything is written. Raises what a task raised."""
+        while self._pending:
+            self._pending.popleft().result()
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
@@ -107,9 +154,9 @@ def file_digest(path: str | os.PathLike[str]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _content(masks: VideoMasks, captions: list[str]) -> dict[str, Any]:
+def _content(masks: VideoMasks, captions: list[str], source: str) -> dict[str, Any]:
     expressions = dict(zip(masks.expression_ids, captions, strict=True))
-    return {"size": list(masks.size), "frames": list(masks.frames), "expressions": expressions}
+    return {"size": list(masks.size), "frames": list(masks.frames), "expressions": expressions, "source": source}
 
 
 def _short(value: Any) -> str:

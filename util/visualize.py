@@ -1,0 +1,152 @@
+"""Pictures of results: masks, boxes and captions over frames, sheets, GIFs. Images are (H, W, 3) uint8 RGB."""
+
+from __future__ import annotations
+
+import colorsys
+import io
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from util.masks import write_bytes
+
+RGB = NDArray[np.uint8]
+Colour = tuple[int, int, int]
+
+FONT_SIZE = 13  # pixels
+BACKGROUND = 250  # of strips and gaps
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One object to draw.
+
+    Attributes:
+        mask: (H, W) bool, at the frame's size.
+        colour: of its mask, box and label.
+        box: xyxy in pixels of the frame; None draws no box.
+        label: a few characters at the box's corner, or at the frame's without a box; a score for instance.
+    """
+
+    mask: NDArray[np.bool_]
+    colour: Colour
+    box: Sequence[float] | None = None
+    label: str = ""
+
+
+def palette(index: int) -> Colour:
+    """A bright colour that differs from those of neighbouring indices."""
+    hue = (0.35 + index * 0.618034) % 1.0  # steps of the golden ratio spread over the circle for any count
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.85, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def draw_instances(frame: RGB, instances: Sequence[Instance], height: int | None = None, opacity: float = 0.45) -> RGB:
+    """A frame with masks tinted and outlined, boxes and labels.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        instances: drawn in this order.
+        height: of the result in pixels, the width in proportion; None keeps the frame's size. Small frames are easier
+            to look at when enlarged, and lines are drawn after that.
+        opacity: of the tint.
+
+    Returns:
+        A new image.
+    """
+    scale = 1.0 if height is None else height / frame.shape[0]
+    size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+    image = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
+    line = 1 if size[1] < 300 else 2
+    for instance in instances:
+        mask = cv2.resize(instance.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        tint = np.array(instance.colour, dtype=np.float32) * opacity
+        inside = mask.astype(bool)
+        image[inside] = (image[inside] * (1 - opacity) + tint).round().astype(np.uint8)
+        outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(image, outlines, -1, instance.colour, line)
+    for instance in instances:
+        corner = (2, 2)
+        if instance.box is not None:
+            left, top, right, bottom = (round(float(edge) * scale) for edge in instance.box)
+            corner = (max(left + 2, 2), max(top + 1, 2))
+            cv2.rectangle(image, (left, top), (right - 1, bottom - 1), instance.colour, line)
+        if instance.label:
+            image = _with_label(image, instance.label, corner, instance.colour)
+    return image
+
+
+def with_caption(image: RGB, lines: Sequence[tuple[str, Colour]]) -> RGB:
+    """The image under a strip of text, each line in its colour and wrapped to the image's width."""
+    font = ImageFont.load_default(FONT_SIZE)
+    columns = max(int(image.shape[1] / (0.55 * FONT_SIZE)), 8)
+    wrapped = [(part, colour) for text, colour in lines for part in textwrap.wrap(text, columns) or [""]]
+    strip = Image.new("RGB", (image.shape[1], (FONT_SIZE + 4) * len(wrapped) + 4), (BACKGROUND,) * 3)
+    draw = ImageDraw.Draw(strip)
+    for i, (text, colour) in enumerate(wrapped):
+        dark = tuple(int(0.6 * value) for value in colour)  # legible on the light strip
+        draw.text((3, 2 + i * (FONT_SIZE + 4)), text, fill=dark, font=font)
+    return np.concatenate((np.asarray(strip), image))
+
+
+def make_grid(rows: Sequence[Sequence[RGB]], gap: int = 4) -> RGB:
+    """Images in rows and columns; smaller ones and shorter rows are filled up with the background.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    images = [image for row in rows for image in row]
+    if not images:
+        raise ValueError("a sheet needs at least one image")
+    num_columns = max(len(row) for row in rows)
+    heights = [max((image.shape[0] for image in row), default=0) for row in rows]
+    widths = [max((row[i].shape[1] for row in rows if i < len(row)), default=0) for i in range(num_columns)]
+    sheet_size = (sum(heights) + gap * (len(rows) + 1), sum(widths) + gap * (num_columns + 1), 3)
+    sheet = np.full(sheet_size, BACKGROUND, dtype=np.uint8)
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
+        left = gap
+        for image, width in zip(row, widths, strict=False):
+            sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+            left += width + gap
+        top += height + gap
+    return sheet
+
+
+def write_image(path: str | os.PathLike[str], image: RGB) -> None:
+    """Write a PNG or JPEG, by the path's suffix. Its folder must exist."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, format=Image.registered_extensions()[Path(path).suffix.lower()], quality=90)
+    write_bytes(path, buffer.getvalue())
+
+
+def write_gif(path: str | os.PathLike[str], images: Sequence[RGB], frames_per_second: float = 4.0) -> None:
+    """Write a GIF that loops. All images must have one size; the folder must exist.
+
+    Raises:
+        ValueError: there are no images, or their sizes differ.
+    """
+    if len({image.shape for image in images}) != 1:
+        raise ValueError(f"{path}: a GIF needs images of one size, not {sorted({image.shape for image in images})}")
+    buffer = io.BytesIO()
+    first, *others = [Image.fromarray(image).quantize(128, dither=Image.Dither.NONE) for image in images]
+    duration = round(1000 / frames_per_second)
+    first.save(buffer, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
+    write_bytes(path, buffer.getvalue())
+
+
+def _with_label(image: RGB, text: str, corner: tuple[int, int], colour: Colour) -> RGB:
+    picture = Image.fromarray(image)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE - 2)
+    left, top, right, bottom = draw.textbbox(corner, text, font=font)
+    dx, dy = min(image.shape[1] - 2 - right, 0), min(image.shape[0] - 2 - bottom, 0)  # stay within the frame
+    draw.rectangle((left + dx - 1, top + dy - 1, right + dx + 1, bottom + dy + 1), fill=(0, 0, 0))
+    draw.text((corner[0] + dx, corner[1] + dy), text, fill=colour, font=font)
+    return np.array(picture)
