@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -63,7 +64,6 @@ class YTVOSReader:
     Attributes:
         videos: {video: names of its frames}.
         expressions: all sentences, video by video.
-        categories: {video: {object id: category}}, empty without a meta.json.
         broken: {`<video>/<expression id>`: why it was left out}.
 
     Raises:
@@ -82,7 +82,6 @@ class YTVOSReader:
                 raise FileNotFoundError(
                     f"{folder}: no such folder; data.root and the split must lead to the layout in the README"
                 )
-        self.categories = self._read_categories()
         self.videos: dict[str, tuple[str, ...]] = {}
         self.expressions: list[Expression] = []
         for name, entry in self._exclude_test(_videos_of(self.meta_path)).items():
@@ -90,6 +89,23 @@ class YTVOSReader:
         for message in self.broken.values():
             logger.warning("left out: %s", message)
         logger.info("%s: %d videos, %d expressions", self.meta_path, len(self.videos), len(self.expressions))
+
+    @functools.cached_property
+    def categories(self) -> dict[str, dict[int, str]]:
+        """{video: {object id: category}}, empty without a meta.json.
+
+        It is read when an expression first names its object: where objects are withheld, nothing is asked of the file.
+        """
+        if not self._categories_path.is_file():
+            return {}
+        categories: dict[str, dict[int, str]] = {}
+        for video, entry in _videos_of(self._categories_path).items():
+            where = f"{self._categories_path}: video {video}"
+            categories[video] = {
+                _object_id(key, where): member(value, "category", str, f"{where}, object {key},")
+                for key, value in member(entry, "objects", dict, where).items()
+            }
+        return categories
 
     @property
     def has_annotations(self) -> bool:
@@ -153,7 +169,7 @@ class YTVOSReader:
         Raises:
             ValueError: there is no meta.json, or the object is withheld.
         """
-        if not self.categories or expression.obj_id is None:
+        if expression.obj_id is None or not self.categories:
             raise ValueError(
                 f"{self._categories_path} does not give the category of expression {expression.name}; "
                 "add the file, or train class-agnostic heads with model.num_classes 1"
@@ -185,18 +201,6 @@ class YTVOSReader:
         logger.info("%s lists test videos: %d of the %d videos of valid remain", test_path, len(kept), len(videos))
         return kept
 
-    def _read_categories(self) -> dict[str, dict[int, str]]:
-        if not self._categories_path.is_file():
-            return {}
-        categories: dict[str, dict[int, str]] = {}
-        for video, entry in _videos_of(self._categories_path).items():
-            where = f"{self._categories_path}: video {video}"
-            categories[video] = {
-                _object_id(key, where): member(value, "category", str, f"{where}, object {key},")
-                for key, value in member(entry, "objects", dict, where).items()
-            }
-        return categories
-
     def _add_video(self, video: str, entry: Any) -> None:
         check_name(video, f"{self.meta_path}: video")
         where = f"{self.meta_path}: video {video}"
@@ -206,6 +210,8 @@ class YTVOSReader:
         self.videos[video] = frames
         for key, value in member(entry, "expressions", dict, where).items():
             check_name(key, f"{where}, expression")
+            if isinstance(value, dict) and value.get("obj_id") is not None:
+                _ = self.categories  # a damaged file is no fault of the expression
             try:
                 self.expressions.append(self._expression(video, frames, key, value))
             except ValueError as error:

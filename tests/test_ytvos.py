@@ -52,6 +52,17 @@ def test_split_without_annotations(tmp_path: Path, caplog: pytest.LogCaptureFixt
         reader.category(reader.expressions[0])
 
 
+def test_withheld_objects_need_no_categories(tmp_path: Path) -> None:
+    write_tree(tmp_path, "valid", annotated=False)
+    write_json(tmp_path / "valid" / "meta.json", {"videos": {"video0": {"objects": {"1": {"frames": []}}}}})
+    assert len(YTVOSReader(tmp_path, "valid").expressions) == 4
+    write_tree(tmp_path)
+    write_json(tmp_path / "train" / "meta.json", {"videos": {"video0": {"objects": {"1": {"frames": []}}}}})
+    for skip_broken in (False, True):
+        with pytest.raises(ValueError, match=r"train/meta\.json: video video0, object 1, has no 'category'"):
+            YTVOSReader(tmp_path, "train", skip_broken=skip_broken)
+
+
 def test_valid_leaves_out_the_videos_of_test(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     write_tree(tmp_path, "valid", num_videos=3, annotated=False)
     write_json(meta_path(tmp_path, "test"), {"videos": {"video1": {}, "elsewhere": {}}})
