@@ -133,7 +133,7 @@ class DataConfig:
         crop_short_sides: short sides before the crop (pixels).
         crop_sizes: smallest and largest side of the crop (pixels).
         num_workers: loader processes per training process.
-        skip_broken: list unreadable samples and go on, rather than stop.
+        skip_broken: go on without unreadable samples, listed in `broken_samples.txt` of `train.output_dir`.
     """
 
     dataset: Literal["ytvos"] = "ytvos"
