@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets.build import build_eval_videos, build_train_loader
+from datasets.videos import VideoDataset
 from engine import SupervisedModel, TrainingRun, check_annotated, evaluate, train_one_epoch
 from models.build import build_criterion, build_model
 from models.checkpoint import load_model_state
@@ -40,6 +42,101 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
+@dataclass
+class Fitting:
+    """What the epochs of a run need.
+
+    Attributes:
+        config: the experiment.
+        process: this process among those of the run.
+        network: whose weights are trained, and saved.
+        run: how `network` is trained, and how far it has come.
+        videos: what is evaluated, or None when nothing is.
+    """
+
+    config: Config
+    process: ProcessInfo
+    network: nn.Module
+    run: TrainingRun
+    videos: VideoDataset | None
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The newest checkpoint."""
+        return Path(self.config.train.output_dir) / NEWEST
+
+    def fit_epochs(self, record: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Train the epochs that are left.
+
+        Args:
+            record: that of the last epoch, when a checkpoint was saved before the record was written to the log.
+
+        Returns:
+            the last epoch's record.
+        """
+        run, epochs = self.run, self.config.optim.epochs
+        if record is not None and broadcast_object(run.log is not None and run.log.last_epoch < record["epoch"]):
+            record = self.finish_epoch(record)
+        if run.epoch >= epochs:
+            logger.info("all %d epochs are done already", epochs)
+        while run.epoch < epochs:
+            record = train_one_epoch(run, self.save_now_and_then)
+            self.save(record)
+            if self.config.train.keep_epochs and is_main_process():
+                path = self.checkpoint_path
+                keep_copy(path, path.with_name(f"checkpoint_{run.epoch:04d}.pth"))
+            record = self.finish_epoch(record)
+        barrier()  # files are complete when any process leaves
+        return record or {}
+
+    def finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Evaluate when it is time to, and write the epoch's record."""
+        done, every, log = record["epoch"] + 1, self.config.train.eval_every_epochs, self.run.log
+        if self.videos is not None and (done % every == 0 or done == self.config.optim.epochs):
+            with preserved_random_state(self.process.device):
+                scores = evaluate(build_predictor(self.config, self.network, self.process), self.videos)
+            record = record | {"eval": scores}
+            if log is not None:
+                log.scalars(record["step"], {f"eval/{name}": scores[name] for name in ("J", "F", "J&F")})
+        if log is not None:
+            log.record(record)
+        return record
+
+    def save_now_and_then(self) -> None:
+        """Save in the middle of an epoch, every `train.save_every_steps` steps."""
+        every = self.config.train.save_every_steps
+        if every and self.run.step % every == 0:
+            self.save(None)
+
+    def save(self, record: dict[str, Any] | None) -> None:
+        """Save all that the run needs to go on; every process takes part, the main one writes.
+
+        Args:
+            record: of the epoch that has just ended and is not in the log yet, or None.
+
+        Raises:
+            OSError: the file cannot be written; the checkpoint before it stays.
+        """
+        run, network = self.run, self.network
+        random_states = gather_objects(get_random_state(run.device))
+        means = run.means.state_dict()
+        if not is_main_process():
+            return
+        state = {
+            "model": network.state_dict(),
+            "config": self.config.to_dict(),
+            "optimizer": run.optimizer.state_dict(),
+            "scheduler": dataclasses.asdict(run.schedule),
+            "step": run.step,
+            "epoch": run.epoch,
+            "rng": random_states,
+            "sampler": {"batches_done": run.batches_done, "batches_per_epoch": run.sampler.batches_per_epoch},
+            "progress": {"means": means, "seconds": run.seconds, "record": record},
+            "extras": network.checkpoint_extras(),
+        }
+        save_checkpoint(self.checkpoint_path, state)
+
+
 def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     """Train to the last epoch, from the start or from a checkpoint.
 
@@ -58,11 +155,12 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
         OSError: a checkpoint cannot be saved. In both cases the last one stays.
     """
     folder, train = Path(config.train.output_dir), config.train
-    if train.eval_every_epochs:
-        check_annotated(build_eval_videos(config))
+    videos = build_eval_videos(config) if train.eval_every_epochs else None
+    if videos is not None:
+        check_annotated(videos)
     resumed_from = _path_to_resume(config)
-    checkpoint = None
-    if path := resumed_from or train.init_checkpoint:
+    path, checkpoint = resumed_from or train.init_checkpoint, None
+    if path is not None:
         checkpoint = load_checkpoint(path, resumable=resumed_from is not None)
     if resumed_from is not None:
         _check_same_model(config, checkpoint, resumed_from)
@@ -77,55 +175,15 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     elif is_main_process():
         set_aside(folder)
     del checkpoint  # as large as the network and its optimizer
-    logger.info("%s, epoch %d, step %d", f"from {path}" if path else "from the start", run.epoch, run.step)
+    logger.info("training %s, epoch %d, step %d", f"from {path}" if path else "from the start", run.epoch, run.step)
     if is_main_process():
         run.log = RunLog(folder, run.step, run.epoch)
         (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
     try:
-        return _fit_epochs(config, network, run, record, process)
+        return Fitting(config, process, network, run, videos).fit_epochs(record)
     finally:
         if run.log is not None:
             run.log.close()
-
-
-def _fit_epochs(
-    config: Config, network: nn.Module, run: TrainingRun, record: dict[str, Any] | None, process: ProcessInfo
-) -> dict[str, Any]:
-    """The epochs that are left; `record` is the one that was to be written when the checkpoint was saved."""
-    path = Path(config.train.output_dir) / NEWEST
-
-    def save_now_and_then() -> None:
-        if config.train.save_every_steps and run.step % config.train.save_every_steps == 0:
-            save_run(path, config, network, run, None)
-
-    if record is not None and broadcast_object(run.log.last_epoch < record["epoch"] if run.log else False):
-        record = _finish_epoch(config, network, run, record, process)
-    if run.epoch >= config.optim.epochs:
-        logger.info("all %d epochs are done already", config.optim.epochs)
-    while run.epoch < config.optim.epochs:
-        record = train_one_epoch(run, save_now_and_then)
-        save_run(path, config, network, run, record)
-        if config.train.keep_epochs and is_main_process():
-            keep_copy(path, path.with_name(f"checkpoint_{run.epoch:04d}.pth"))
-        record = _finish_epoch(config, network, run, record, process)
-    barrier()  # files are complete when any process leaves
-    return record or {}
-
-
-def _finish_epoch(
-    config: Config, network: nn.Module, run: TrainingRun, record: dict[str, Any], process: ProcessInfo
-) -> dict[str, Any]:
-    """Evaluate when it is time to, and write the epoch's record."""
-    done, every = record["epoch"] + 1, config.train.eval_every_epochs
-    if every and (done % every == 0 or done == config.optim.epochs):
-        with preserved_random_state(process.device):
-            scores = evaluate(build_predictor(config, network, process), build_eval_videos(config))
-        record = record | {"eval": scores}
-        if run.log is not None:
-            run.log.scalars(record["step"], {f"eval/{name}": scores[name] for name in ("J", "F", "J&F")})
-    if run.log is not None:
-        run.log.record(record)
-    return record
 
 
 def build_network(
@@ -184,41 +242,6 @@ def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> Train
         accumulate_steps=optim.accumulate_steps,
         clip_grad_norm=optim.clip_grad_norm,
         log_every_steps=config.train.log_every_steps,
-    )
-
-
-def save_run(path: Path, config: Config, network: nn.Module, run: TrainingRun, record: dict[str, Any] | None) -> None:
-    """Save all that the run needs to go on; every process takes part, the main one writes.
-
-    Args:
-        path: of the checkpoint.
-        config: the experiment.
-        network: whose weights are saved.
-        run: its position is between two optimizer steps.
-        record: of the epoch that has just ended and is not written to the log yet, or None.
-
-    Raises:
-        OSError: the file cannot be written; the checkpoint before it stays.
-    """
-    random_states = gather_objects(get_random_state(run.device))
-    means = run.means.state_dict()
-    if not is_main_process():
-        return
-    extras = network.checkpoint_extras() if hasattr(network, "checkpoint_extras") else {}
-    save_checkpoint(
-        path,
-        {
-            "model": network.state_dict(),
-            "config": config.to_dict(),
-            "optimizer": run.optimizer.state_dict(),
-            "scheduler": dataclasses.asdict(run.schedule),
-            "step": run.step,
-            "epoch": run.epoch,
-            "rng": random_states,
-            "sampler": {"batches_done": run.batches_done, "batches_per_epoch": run.sampler.batches_per_epoch},
-            "progress": {"means": means, "seconds": run.seconds, "record": record},
-            "extras": extras,
-        },
     )
 
 
