@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# The whole way on generated data: set up, write the benchmark, train, infer, check and zip, score, draw.
+#
+#   ./scripts/quickstart.sh [OPTIONS OF main.py]          e.g. --train.device cpu
+#
+#   QUICKSTART_DIR      where everything goes                     (runs/quickstart)
+#   QUICKSTART_CONFIG   the experiment                            (configs/quickstart.yaml)
+#   QUICKSTART_VIDEOS, QUICKSTART_VALID_VIDEOS, QUICKSTART_FRAMES   size of the benchmark
+#
+# Run again, it reuses the set-up. An interrupted training goes on where it stopped; a finished one is kept in
+# run/previous_<n> and a new one begins.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+config=${QUICKSTART_CONFIG:-configs/quickstart.yaml}
+folder=${QUICKSTART_DIR:-runs/quickstart}
+num_videos=${QUICKSTART_VIDEOS:-240}
+num_valid_videos=${QUICKSTART_VALID_VIDEOS:-40}
+num_frames=${QUICKSTART_FRAMES:-12}
+
+python=.venv/bin/python
+data=$folder/data run=$folder/run results=$folder/results pictures=$folder/pictures done_file=$folder/training_done
+stages=() began=$SECONDS
+
+stage() { # NAME COMMAND...: run a command under a heading, and keep its time
+    local name=$1 start=$SECONDS
+    shift
+    printf '\n== %s\n' "$name"
+    "$@"
+    stages+=("$(printf '%-12s %5d s' "$name" $((SECONDS - start)))")
+}
+
+train() {
+    local resume=()
+    if [[ -e $done_file ]]; then
+        echo "the last training was finished; a new one begins and the old one is kept in $run/previous_<n>"
+        rm "$done_file"
+    else
+        resume=(--train.resume auto)
+    fi
+    "$python" main.py --config "$config" --data.root "$data" --train.output_dir "$run" "${resume[@]}" "$@"
+    touch "$done_file"
+}
+
+score() {
+    "$python" scripts/eval_jf.py --results "$results/Annotations" --annotations "$data/valid/Annotations" \
+        --meta "$data/meta_expressions/valid/meta_expressions.json" "$@"
+}
+
+draw() {
+    "$python" scripts/contact_sheet.py --results "$results/Annotations" --data_root "$data" \
+        --output "$pictures/sheet.png" --gif "$pictures/result.gif"
+    "$python" scripts/plot_training.py "$run" --output "$pictures/curves.png"
+}
+
+mkdir -p "$folder"
+stage "set up" ./scripts/setup.sh
+after_setup=$SECONDS
+stage "benchmark" "$python" -m datasets.shapes ytvos "$data" --seed 0 \
+    --num_videos "$num_videos" --num_valid_videos "$num_valid_videos" --num_frames "$num_frames"
+stage "train" train "$@"
+stage "infer" "$python" inference_ytvos.py --checkpoint "$run/checkpoint.pth" --data_root "$data" --split valid \
+    --output_dir "$results" --overwrite --visualize
+stage "score" score
+stage "control" score --permute_captions # what a model scores whose captions are those of other objects
+stage "draw" draw
+
+cat <<END
+
+data                 $data
+checkpoint, logs     $run/checkpoint.pth, $run/log.jsonl, tensorboard --logdir $run
+submission           $results/submission.zip
+scores               $results/jf.csv; captions permuted: $results/jf_permuted.csv
+pictures             $pictures/sheet.png, $pictures/result.gif, $pictures/curves.png, $results/visualize/
+
+END
+printf '%s\n' "${stages[@]}"
+printf '%-12s %5d s, %d s without the set-up\n' total $((SECONDS - began)) $((SECONDS - after_setup))
