@@ -22,18 +22,22 @@ class MSDeformAttn(nn.Module):
         num_levels: maps.
         num_heads: heads, which share the channels.
         num_points: points per head and level.
+        backend: of `ms_deform_attn`.
 
     Raises:
         ValueError: the heads do not divide the channels.
     """
 
-    def __init__(self, hidden_dim: int, num_levels: int, num_heads: int, num_points: int) -> None:
+    def __init__(
+        self, hidden_dim: int, num_levels: int, num_heads: int, num_points: int, backend: str = "auto"
+    ) -> None:
         super().__init__()
         if hidden_dim % num_heads:
             raise ValueError(f"hidden_dim is {hidden_dim}; not a multiple of num_heads ({num_heads})")
         self.num_levels = num_levels
         self.num_heads = num_heads
         self.num_points = num_points
+        self.backend = backend
         self.sampling_offsets = nn.Linear(hidden_dim, num_heads * num_levels * num_points * 2)
         self.attention_weights = nn.Linear(hidden_dim, num_heads * num_levels * num_points)
         self.value_proj = nn.Linear(hidden_dim, hidden_dim)
@@ -85,7 +89,7 @@ class MSDeformAttn(nn.Module):
         value = value.unflatten(-1, (self.num_heads, -1))
         locations = self._locations(query, reference_points, spatial_shapes)
         weights = self._weights(query)
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights))
+        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights, backend=self.backend))
 
     def _locations(self, query: Tensor, references: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
         """(N, Lq, heads, levels, points, 2) sampling locations, float32 or wider.

@@ -11,14 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ops.library import accumulate_dtype
+
 # Beyond these bounds a location is outside a map of any size, so moving it there changes nothing; unbounded ones
 # would overflow when PyTorch turns them into pixel indices.
 FAR_OUTSIDE = (-2.0, 3.0)
-
-
-def accumulate_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The type sums over points are held in: float32 for half precision, else the type itself."""
-    return torch.float32 if dtype in (torch.float16, torch.bfloat16) else dtype
 
 
 def ms_deform_attn_reference(
