@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import multiprocessing
 import shutil
 from collections.abc import Iterator
@@ -26,8 +25,6 @@ from tqdm import tqdm
 
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_video import GeneratedVideo, generate_video
-
-logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "valid")
 FRAME_STEP = 5  # Ref-YouTube-VOS annotates every fifth frame, and names frames so
@@ -236,7 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
             seed=args.seed,
             num_workers=args.num_workers,
         )
-    except (ValueError, FileExistsError) as error:
+    except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

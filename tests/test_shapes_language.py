@@ -119,6 +119,7 @@ def test_a_place_must_hold_in_every_frame_that_shows_both():
         ("the big circle", "colour", False),  # says no colour
         ("the small red circle standing still", "size", False),  # motion would do instead of size
         ("the big red circle on the left", "size", False),  # place would do instead
+        ("the small red circle", "colour", False),  # needs the size as well, which is harder
         ("the red star moving up", "motion", False),  # needs no motion
     ],
 )

@@ -2,6 +2,7 @@
 
 import colorsys
 
+import cv2
 import numpy as np
 import pytest
 
@@ -40,7 +41,7 @@ def mask_of(scene: Scene) -> np.ndarray:
 def test_masks_have_the_area_and_centre_of_the_shape(shape, area, angle):
     side = 60.0
     mask = mask_of(scene_of([shape], [side], [(100.3, 80.7)], [angle])) == 1
-    assert mask.sum() == pytest.approx(area * side**2, rel=0.03)
+    assert mask.sum() == pytest.approx(area * side**2, rel=0.05)
     coverage = rasterise(scene_of([shape], [side], [(100.3, 80.7)], [angle]))[0][0].coverage
     assert coverage.sum() == pytest.approx(area * side**2, rel=0.03)
     if shape in ("circle", "ring", "square", "cross"):
@@ -103,15 +104,23 @@ def test_textures_keep_their_colour_and_backgrounds_are_muted():
         assert np.median((image.max(axis=-1) - image.min(axis=-1)) / 255) < 0.3
 
 
-def test_texture_turns_and_moves_with_its_object():
-    """A half-turned object shows the half-turned texture: shading that was dark on the left is dark on the right."""
-    side, centre = 60, (120, 80)
+@pytest.mark.parametrize("seed", range(4))
+def test_texture_turns_and_moves_with_its_object(seed):
+    """Stripes that ran upwards run sideways once the object is turned by a quarter, and keep their place in it."""
 
-    def crop(angle: float) -> np.ndarray:
-        scene = scene_of(["circle"], [side], [centre], [angle])
-        frame = render_frames(np.random.default_rng(7), scene, rasterise(scene))[0]
-        return frame[80 - 20 : 80 + 20, 120 - 20 : 120 + 20].astype(float)
+    def crop(centre: tuple[int, int], angle: float) -> np.ndarray:
+        scene = scene_of(["circle"], [60], [centre], [angle])
+        frame = render_frames(np.random.default_rng(seed), scene, rasterise(scene))[0]
+        frame = cv2.blur(frame, (5, 5)).astype(float)  # without the grain
+        return frame[centre[1] - 20 : centre[1] + 20, centre[0] - 20 : centre[0] + 20]
 
-    straight, turned = crop(0.0), crop(180.0)[::-1, ::-1]
-    assert np.abs(straight - turned).mean() < 12
-    assert np.abs(straight - crop(0.0)).max() == 0
+    straight = crop((120, 80), 0.0)
+    turned = np.rot90(straight, k=-1)  # clockwise, as angles are
+    assert np.abs(crop((120, 80), 90.0) - turned).mean() < 3
+    assert np.abs(crop((60, 100), 0.0) - straight).mean() < 3
+
+
+def test_colours_are_well_apart():
+    hues = sorted(hue for hue, _, _ in COLOURS.values())
+    gaps = np.diff([*hues, hues[0] + 360])
+    assert gaps.min() >= 25
