@@ -177,7 +177,7 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     del checkpoint  # as large as the network and its optimizer
     logger.info("training %s, epoch %d, step %d", f"from {path}" if path else "from the start", run.epoch, run.step)
     if is_main_process():
-        run.log = RunLog(folder, run.step, run.epoch)
+        run.log = RunLog(folder, run.step + 1, run.epoch)
         (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
     try:
         return Fitting(config, process, network, run, videos).fit_epochs(record)

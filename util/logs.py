@@ -87,11 +87,11 @@ class RunLog:
 
     Args:
         folder: of the run.
-        first_step: optimizer step the run starts from.
+        first_step: first optimizer step, counted from 1, that is logged anew.
         first_epoch: epoch, counted from 0, that is the first without a record, or is recorded anew.
     """
 
-    def __init__(self, folder: str | Path, first_step: int = 0, first_epoch: int = 0) -> None:
+    def __init__(self, folder: str | Path, first_step: int = 1, first_epoch: int = 0) -> None:
         self._path = Path(folder) / "log.jsonl"
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # purge_step hides what an earlier process wrote from that step on
