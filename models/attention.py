@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.precision import full_precision
+
 
 class MultiHeadAttention(nn.Module):
     """Scaled dot-product attention with h heads (equation 2 of the paper), on batch-first tokens.
@@ -71,21 +73,29 @@ class WordAttention(MultiHeadAttention):
             (B, T, P, C).
         """
         b, t, p, _ = visual.shape
+        with full_precision(words):  # the words are few, so they cost nothing
+            word_keys, word_bias, word_values = self._project_words(words.float(), word_position, word_padding_mask)
+        logits = torch.bmm(visual.flatten(1, 2), word_keys.to(visual.dtype)).view(b, t, p, -1)
+        if visual_position is not None:
+            word_bias = word_bias + torch.bmm(visual_position, word_keys)  # (B, P, h S)
+        probability = (logits + word_bias[:, None]).unflatten(-1, (self.num_heads, -1)).softmax(-1)
+        probability = F.dropout(probability, self.dropout, self.training)
+
+        attended = torch.bmm(probability.view(b, t * p, -1).to(visual.dtype), word_values.to(visual.dtype))
+        return (attended + self.out_proj.bias.to(visual.dtype)).view(visual.shape)
+
+    def _project_words(
+        self, words: Tensor, word_position: Tensor, word_padding_mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys (B, C, h S) and their bias (B, 1, h S), -inf on padding, in front of the softmax, and values (B, h S, C)
+        behind it; all projections of the attention are in them."""
         heads, scale = self.num_heads, 1 / math.sqrt(self.dim // self.num_heads)
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, key_bias, value_bias = self.in_proj_bias.chunk(3)
         key = rearrange(F.linear(words + word_position, key_weight, key_bias), "b s (h d) -> b h s d", h=heads) * scale
         value = rearrange(F.linear(words, value_weight, value_bias), "b s (h d) -> b h s d", h=heads)
-
-        word_keys = torch.einsum("bhsd,hdc->bchs", key, rearrange(query_weight, "(h d) c -> h d c", h=heads))
-        word_bias = torch.einsum("bhsd,hd->bhs", key, rearrange(query_bias, "(h d) -> h d", h=heads))
-        word_bias = word_bias.masked_fill(word_padding_mask[:, None], -torch.inf).flatten(1)[:, None]  # (B, 1, h S)
-        logits = torch.bmm(visual.flatten(1, 2), word_keys.flatten(2)).view(b, t, p, -1)
-        if visual_position is not None:
-            word_bias = word_bias + torch.bmm(visual_position.to(visual.dtype), word_keys.flatten(2))  # (B, P, h S)
-        probability = (logits + word_bias[:, None]).unflatten(-1, (heads, -1)).softmax(-1)
-        probability = F.dropout(probability, self.dropout, self.training)
-
-        word_values = torch.einsum("bhsd,chd->bhsc", value, self.out_proj.weight.unflatten(1, (heads, -1)))
-        attended = torch.bmm(probability.view(b, t * p, -1).to(word_values.dtype), word_values.flatten(1, 2))
-        return attended.view(visual.shape) + self.out_proj.bias
+        keys = torch.einsum("bhsd,hdc->bchs", key, rearrange(query_weight, "(h d) c -> h d c", h=heads))
+        bias = torch.einsum("bhsd,hd->bhs", key, rearrange(query_bias, "(h d) -> h d", h=heads))
+        bias = bias.masked_fill(word_padding_mask[:, None], -torch.inf)
+        values = torch.einsum("bhsd,chd->bhsc", value, self.out_proj.weight.unflatten(1, (heads, -1)))
+        return keys.flatten(2), bias.flatten(1)[:, None], values.flatten(1, 2)

@@ -143,6 +143,8 @@ class TemporalShift:
             block.conv1.register_forward_pre_hook(self._shift)
 
     def _shift(self, conv: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+        if self.num_frames == 1:
+            return inputs[0]
         x = inputs[0].unflatten(0, (-1, self.num_frames))  # (B, T, c, h, w)
         folded = int(x.shape[2] * self.share)
         before = torch.cat((x[:, :1, :folded], x[:, :-1, :folded]), dim=1)

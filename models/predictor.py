@@ -23,8 +23,7 @@ from models.referformer import ReferFormer, VisualFeatures
 from util.boxes import box_cxcywh_to_xyxy
 from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.config import Config
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from util.frames import normalise, resized_size
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,9 @@ class Predictor:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.short_side, self.max_long_side, self.window = short_side, max_long_side, window
-        self.threshold, self.half = threshold, precision == "bfloat16"
+        self.half = precision == "bfloat16"
+        # The sigmoid rises, so logits are compared, not probabilities.
+        self.logit_threshold = torch.logit(torch.tensor(threshold, dtype=torch.float64)).item()
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, *, device: torch.device | str = "auto", **overrides: Any) -> Predictor:
@@ -145,13 +146,12 @@ class Predictor:
                 f"frames must be (T, h, w, 3) uint8, at least one; got {tuple(frames.shape)} {frames.dtype}"
             )
         original_size = tuple(frames.shape[1:3])
-        size = model_size(original_size, self.short_side, self.max_long_side)
+        size = resized_size(original_size, self.short_side, self.max_long_side)
         frames = frames.permute(0, 3, 1, 2).to(self.device)
         if size != original_size:
             frames = transforms.resize(frames, list(size), antialias=True)
-        frames = transforms.normalize(transforms.to_dtype(frames, torch.float32, scale=True), MEAN, STD)
         with self._autocast():
-            visual = self.model.look(frames[None])
+            visual = self.model.look(normalise(frames)[None])
         return VideoFeatures(visual, size, original_size, len(frames))
 
     def predict(self, features: VideoFeatures, captions: list[str]) -> list[Prediction]:
@@ -201,21 +201,11 @@ class Predictor:
         )
         h, w = features.original_size
         boxes = box_cxcywh_to_xyxy(last.boxes[:, query].float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
-        masks = resize_logits(logits, features.size, (h, w)) > float(np.log(self.threshold / (1 - self.threshold)))
+        masks = resize_logits(logits, features.size, (h, w)) > self.logit_threshold
         return Prediction(caption, masks[:, 0].cpu(), boxes, query_scores[:, query], query, query_scores)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
-
-
-def model_size(size: tuple[int, int], short_side: int, max_long_side: int | None) -> tuple[int, int]:
-    """(h, w) with the given short side, or the largest that keeps the long side under its limit; aspect kept."""
-    short, long = min(size), max(size)
-    target = short_side
-    if max_long_side is not None and long / short * target > max_long_side:
-        target = round(max_long_side * short / long)
-    scaled = int(target * long / short)
-    return (target, scaled) if size[0] <= size[1] else (scaled, target)
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
