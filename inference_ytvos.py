@@ -32,7 +32,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets.videos import Video, VideoDataset
 from models.predictor import Prediction, Predictor
-from util.config import TestConfig
+from util.checkpoint_io import load_checkpoint
+from util.config import Config, TestConfig
 from util.distributed import ProcessInfo, barrier, distributed, is_main_process
 from util.logs import set_up_logging
 from util.masks import write_mask
@@ -227,10 +228,8 @@ def _progress_bar(share: Sequence[Job]) -> tqdm:
 
 def build_parser() -> ArgumentParser:
     """`--test.*` take the place of the checkpoint's own settings; absent ones are not in the namespace."""
-    parser = ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.exit_on_error = False
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--checkpoint", type=Path, required=True, help="carries its configuration and tokenizer")
     parser.add_argument("--data_root", type=Path, required=True, help="data set in the Ref-YouTube-VOS layout")
     parser.add_argument("--split", default="valid")
@@ -248,19 +247,18 @@ def build_parser() -> ArgumentParser:
     return parser
 
 
-def settings_of(predictor: Predictor) -> TestConfig:
-    """The checkpoint's settings with the overrides of the command line.
+def merged_settings(checkpoint: Path, overrides: dict[str, Any]) -> TestConfig:
+    """The checkpoint's test settings with those of the command line in their place.
 
     Raises:
-        ValueError: they do not go together.
+        FileNotFoundError, ValueError: the checkpoint is missing or unusable, or the settings do not go together.
     """
-    return TestConfig(
-        short_side=predictor.short_side,
-        max_long_side=predictor.max_long_side,
-        window=predictor.window,
-        threshold=predictor.threshold,
-        precision="bfloat16" if predictor.half else "float32",
-    )
+    config = load_checkpoint(checkpoint).get("config", {})
+    try:
+        settings = Config.from_dict({"test": config.get("test", {})}).test
+    except ValueError as error:
+        raise ValueError(f"{checkpoint}: {error}") from error
+    return dataclasses.replace(settings, **overrides)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -272,10 +270,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     set_up_logging()
     with distributed(args.device, timeout_minutes=24 * 60) as process:
         set_up_logging(main_process=is_main_process())
-        overrides = vars(args.test) if "test" in args else {}
-        predictor = Predictor.from_checkpoint(args.checkpoint, device=process.device, **overrides)
+        settings = merged_settings(args.checkpoint, vars(args.test) if "test" in args else {})
+        settings = dataclasses.asdict(settings)
+        predictor = Predictor.from_checkpoint(args.checkpoint, device=process.device, **settings)
         identity = {"checkpoint_sha256": file_digest(args.checkpoint), "split": args.split}
-        identity |= {f"test.{name}": value for name, value in dataclasses.asdict(settings_of(predictor)).items()}
+        identity |= {f"test.{name}": value for name, value in settings.items()}
         jobs = list_jobs(VideoDataset(args.data_root, args.split))
         folder = ResultFolder(args.output_dir)
         infer(predictor, jobs, folder, identity, process, overwrite=args.overwrite, visualize=args.visualize)

@@ -38,7 +38,7 @@ train() {
     else
         resume=(--train.resume auto)
     fi
-    "$python" main.py --config "$config" --data.root "$data" --train.output_dir "$run" "${resume[@]}" "$@"
+    "$python" main.py --config "$config" --data.root "$data" --train.output_dir "$run" ${resume[@]+"${resume[@]}"} "$@"
     touch "$done_file"
 }
 

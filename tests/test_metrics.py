@@ -128,6 +128,9 @@ def test_void_pixels_count_in_neither_mask() -> None:
     assert region_similarity(result, truth, void=void) == 1
     assert boundary_accuracy(result, truth, void=void) == 1
     assert region_similarity(result, truth) < 1
+    # as much in the truth as in the result
+    assert region_similarity(truth, result, void=void) == 1
+    assert boundary_accuracy(truth, result, void=void) == 1
 
 
 def test_sizes_must_agree() -> None:
