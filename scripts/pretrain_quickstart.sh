@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Makes configs/quickstart_weights.pth, the weights that the quickstart finetunes, from nothing but a seed:
+# 4,000 generated images, an epoch at a time through configs/quickstart_pretrain.yaml, then the weights alone.
+# An interrupted run goes on where it stopped when this is run again.
+#   ./scripts/pretrain_quickstart.sh [OPTIONS OF main.py]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=.venv/bin/python
+
+./scripts/setup.sh
+if [[ ! -e data/shapes_images/generated.json ]]; then
+    "$python" -m datasets.shapes ytvos data/shapes_images --num_videos 4000 --num_valid_videos 50 --num_frames 1 --seed 1000
+fi
+"$python" main.py --config configs/quickstart_pretrain.yaml --train.resume auto "$@"
+"$python" scripts/export_weights.py runs/quickstart_pretrain/checkpoint.pth configs/quickstart_weights.pth
