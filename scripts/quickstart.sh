@@ -42,9 +42,15 @@ train() {
     touch "$done_file"
 }
 
-score() {
+score() { # NAME [OPTIONS]: what it prints is kept in NAME.txt
+    local name=$1
+    shift
     "$python" scripts/eval_jf.py --results "$results/Annotations" --annotations "$data/valid/Annotations" \
-        --meta "$data/meta_expressions/valid/meta_expressions.json" "$@"
+        --meta "$data/meta_expressions/valid/meta_expressions.json" "$@" | tee "$folder/$name.txt"
+}
+
+mean() { # NAME: the J&F that `score NAME` ended with
+    tail -n 1 "$folder/$1.txt" | sed -E 's/^\{"J": [^,]*, "F": [^,]*, "J&F": ([^,]*),.*/\1/' | cut -c 1-6
 }
 
 draw() {
@@ -61,11 +67,13 @@ stage "benchmark" "$python" -m datasets.shapes ytvos "$data" --seed 0 \
 stage "train" train "$@"
 stage "infer" "$python" inference_ytvos.py --checkpoint "$run/checkpoint.pth" --data_root "$data" --split valid \
     --output_dir "$results" --overwrite --visualize
-stage "score" score
-stage "control" score --permute_captions # what a model scores whose captions are those of other objects
+stage "score" score score
+stage "control" score control --permute_captions # what a model scores whose captions are those of other objects
 stage "draw" draw
 
 cat <<END
+
+J&F $(mean score); $(mean control) with the captions of each video permuted among its objects
 
 data                 $data
 checkpoint, logs     $run/checkpoint.pth, $run/log.jsonl, tensorboard --logdir $run
