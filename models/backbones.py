@@ -16,6 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from torchvision.models import ResNet, resnet
 from torchvision.ops import FrozenBatchNorm2d
 
+from util.checkpoint_io import read_tensors
+
 logger = logging.getLogger(__name__)
 
 STRIDES = (4, 8, 16, 32)
@@ -77,7 +79,7 @@ class FrozenResNet(Backbone):
         maps = []
         for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
             for block in stage:
-                recompute = self.recompute and x.requires_grad
+                recompute = self.recompute and torch.is_grad_enabled() and block.conv1.weight.requires_grad
                 x = checkpoint(block, x, use_reentrant=False) if recompute else block(x)
             maps.append(x)
         return maps
@@ -91,6 +93,7 @@ class TimmBackbone(Backbone):
         pretrained: take timm's weights.
         options: further arguments of the network.
         temporal_shift: see `TemporalShift`; only for residual networks with `conv1` in their blocks.
+        recompute: recompute activations in the backward pass.
     """
 
     def __init__(
@@ -102,18 +105,17 @@ class TimmBackbone(Backbone):
         recompute: bool = False,
     ):
         super().__init__()
-        # The maps of some networks depend on the size they were built for; such networks are told to take any.
         options = dict(options or {})
-        try:
-            probe = timm.create_model(name, features_only=True, pretrained=False, **options).feature_info
-        except RuntimeError as error:
-            raise ValueError(f"model.backbone 'timm/{name}': {error}; see timm.list_models() for the names") from error
-        reductions = probe.reduction()
+        probe = _create_timm(name, **options)
+        reductions = probe.feature_info.reduction()
         if missing := sorted(set(STRIDES) - set(reductions)):
             raise ValueError(f"model.backbone 'timm/{name}' has maps of strides {reductions}; it lacks {missing}")
         indices = [len(reductions) - 1 - reductions[::-1].index(stride) for stride in STRIDES]
-        self.body = timm.create_model(name, features_only=True, pretrained=pretrained, out_indices=indices, **options)
+        if any(hasattr(module, "strict_img_size") for module in probe.modules()):
+            options.setdefault("strict_img_size", False)  # window transformers take any frame size if they are told to
+        self.body = _create_timm(name, pretrained=pretrained, out_indices=indices, **options)
         self.channels = tuple(self.body.feature_info.channels())
+        self.channels_last = getattr(self.body, "output_fmt", "NCHW") == "NHWC"
         if recompute:
             self.body.set_grad_checkpointing(True)
         self.shift = TemporalShift(self.body, temporal_shift) if temporal_shift > 0 else None
@@ -121,9 +123,25 @@ class TimmBackbone(Backbone):
     def forward(self, frames: Tensor) -> list[Tensor]:
         if self.shift is not None:
             self.shift.num_frames = frames.shape[1]
-        maps = self.body(frames.flatten(0, 1).contiguous(memory_format=torch.channels_last))
-        # timm's hierarchical transformers give channels last.
-        return [m if m.shape[1] == c else m.permute(0, 3, 1, 2) for m, c in zip(maps, self.channels, strict=True)]
+        # Networks that cut frames into patches refuse, or ignore, what does not fill the last one.
+        x = F.pad(frames.flatten(0, 1), (0, -frames.shape[-1] % STRIDES[0], 0, -frames.shape[-2] % STRIDES[0]))
+        maps = self.body(x.contiguous(memory_format=torch.channels_last))
+        return [m.permute(0, 3, 1, 2) for m in maps] if self.channels_last else maps
+
+
+def _create_timm(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+    try:
+        return timm.create_model(name, features_only=True, pretrained=pretrained, **options)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"the weights of timm/{name} could not be downloaded ({str(error).splitlines()[0]}); fetch them elsewhere "
+            "into the cache of the Hugging Face hub, or set model.backbone_weights to null"
+        ) from error
+    except (RuntimeError, TypeError, AttributeError) as error:  # an unknown name, an unknown option, no maps
+        raise ValueError(
+            f"model.backbone 'timm/{name}' with model.backbone_options {options}: {error}; timm.list_models() lists "
+            "the names"
+        ) from error
 
 
 class TemporalShift:
@@ -159,6 +177,7 @@ def build_backbone(
     options: dict[str, Any] | None = None,
     weights: str | None = None,
     temporal_shift: float = 0.0,
+    drop_path: float | None = None,
     recompute: bool = False,
 ) -> Backbone:
     """A backbone by name: `resnet50`, `resnet101` or `timm/<name>`.
@@ -167,20 +186,26 @@ def build_backbone(
         options: further arguments of a timm network.
         weights: `imagenet`, a file with torchvision's ResNet weights, or None for random ones.
         temporal_shift: share of channels that frames exchange in a 2D residual network of timm.
+        drop_path: stochastic depth of a timm network; None takes its own.
         recompute: recompute activations in the backward pass.
 
     Raises:
-        ValueError: the name is unknown, or an option does not fit it.
+        ValueError: the name is unknown, or an option or the weights do not fit it.
+        FileNotFoundError: the weights are not there, or not to be downloaded.
     """
     if name.startswith("timm/"):
         if weights not in (None, "imagenet"):
             raise ValueError(f"model.backbone_weights {weights!r}: a timm network takes 'imagenet' or null")
+        if drop_path is not None:
+            options = {**(options or {}), "drop_path_rate": drop_path}
         return TimmBackbone(name.removeprefix("timm/"), weights == "imagenet", options, temporal_shift, recompute)
     if name not in RESNET_LAYERS:
         known = ", ".join(RESNET_LAYERS)
         raise ValueError(f"model.backbone is {name!r}; known are {known} and timm/<name>, as timm/resnet18")
-    if options or temporal_shift:
-        raise ValueError(f"model.backbone_options and model.temporal_shift are for timm/ networks, not for {name}")
+    if options or temporal_shift or drop_path:
+        raise ValueError(
+            f"model.backbone_options, temporal_shift and drop_path are for timm/ networks; {name} has none of them"
+        )
     backbone = FrozenResNet(name, recompute)
     if weights is not None:
         _load_resnet_weights(backbone, name, weights)
@@ -197,9 +222,14 @@ def _load_resnet_weights(backbone: FrozenResNet, name: str, weights: str) -> Non
                 "elsewhere and name it in model.backbone_weights"
             ) from error
     else:
-        state = torch.load(weights, map_location="cpu", weights_only=True)
+        state = read_tensors(weights)
+        if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+            raise ValueError(
+                f"{weights} is not a dictionary of weights; model.backbone_weights takes torchvision's file"
+            )
     state = {k: v for k, v in state.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
-    missing = sorted(set(backbone.body.state_dict()) ^ set(state))
-    if missing:
-        raise ValueError(f"{weights} does not hold the weights of {name}; keys that differ: {', '.join(missing[:5])}")
+    shapes = {k: v.shape for k, v in state.items()}
+    own = {k: v.shape for k, v in backbone.body.state_dict().items()}
+    if differ := sorted(k for k in own.keys() | shapes.keys() if own.get(k) != shapes.get(k)):
+        raise ValueError(f"{weights} does not hold the weights of {name}; keys that differ: {', '.join(differ[:5])}")
     backbone.body.load_state_dict(state)

@@ -37,6 +37,7 @@ def build_model(
         options=config.backbone_options,
         weights=None if weights_follow else config.backbone_weights,
         temporal_shift=config.temporal_shift,
+        drop_path=config.drop_path,
         recompute=recompute,
     )
     return ReferFormer(
