@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -20,9 +21,9 @@ from tests.small_ytvos import change_meta, write_tree
 from util.checkpoint_io import save_checkpoint
 from util.config import Config, ModelConfig, TestConfig
 from util.distributed import ProcessInfo
-from util.masks import read_mask
+from util.masks import read_mask, write_mask
 from util.results import BackgroundWriter, ResultFolder
-from util.submission import SubmissionError, check_zip
+from util.submission import SubmissionError, VideoMasks, check_zip
 
 REPOSITORY = Path(inference_ytvos.__file__).parent
 ALONE = ProcessInfo(0, 1, torch.device("cpu"))
@@ -120,6 +121,21 @@ def test_an_interrupted_run_goes_on_with_the_video_it_was_at(data_root: Path, fo
     whole = ResultFolder(folder.path.parent / "whole")
     run(data_root, whole)
     assert folder.submission.read_bytes() == whole.submission.read_bytes()
+
+
+def test_a_video_is_marked_finished_after_its_last_mask(data_root: Path, folder: ResultFolder, monkeypatch) -> None:
+    def slow_write(path: Path, mask: np.ndarray) -> None:
+        time.sleep(0.005)
+        write_mask(path, mask)
+
+    def mark(self: ResultFolder, masks: VideoMasks, captions: list[str], source: str) -> None:
+        marked.append(all((folder.annotations / path).is_file() for path in masks.paths()))
+
+    marked: list[bool] = []
+    monkeypatch.setattr(inference_ytvos, "write_mask", slow_write)
+    monkeypatch.setattr(ResultFolder, "mark_finished", mark)
+    run(data_root, folder)
+    assert marked == [True] * 3
 
 
 def test_results_of_another_checkpoint_are_refused_or_deleted(data_root: Path, folder: ResultFolder) -> None:
