@@ -13,31 +13,6 @@ from util.config import Config
 
 ROOT = Path(__file__).parent.parent
 
-TINY_MODEL = """
-model:
-  backbone: timm/resnet10t
-  backbone_options: {channels: [32, 32, 64, 64]}
-  hidden_dim: 32
-  num_heads: 4
-  num_queries: 3
-  num_encoder_layers: 1
-  num_decoder_layers: 2
-  feedforward_dim: 64
-  mask_dim: 32
-  text_encoder: %s
-  text_encoder_pretrained: false
-  freeze_text_encoder: false
-data:
-  num_frames: 2
-  short_sides: [48]
-  max_long_side: 80
-  crop_probability: 0.0
-  num_workers: 0
-optim: {epochs: 2, lr: 1e-3, lr_drops: [1], batch_size: 2, warmup_steps: 2}
-train: {device: cpu, log_every_steps: 1, num_threads: 1}
-test: {short_side: 48}
-"""
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tiny models are fastest on one thread, and nothing may be downloaded; both hold for child processes too."""
@@ -59,18 +34,17 @@ def shapes_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A YAML file with the settings of a tiny model; `data.root` and `train.output_dir` are for the test to choose."""
-    path = tmp_path_factory.mktemp("configs") / "tiny.yaml"
-    path.write_text(TINY_MODEL % (ROOT / "configs" / "text_encoder_small"))
-    return path
+def tiny_model(shapes_root: Path) -> list[str]:
+    """Arguments of `main.py` that train the model of configs/smoke.yaml on the generated benchmark, on one CPU core."""
+    options = ["--config", str(ROOT / "configs" / "smoke.yaml"), "--data.root", str(shapes_root)]
+    options += ["--model.text_encoder", str(ROOT / "configs" / "text_encoder_small"), "--data.num_workers", "0"]
+    return [*options, "--train.device", "cpu", "--train.num_threads", "1", "--train.log_every_steps", "1"]
 
 
 @pytest.fixture
-def tiny_options(tiny_config_file: Path, shapes_root: Path, tmp_path: Path) -> list[str]:
-    """Arguments of `main.py` that train the tiny model on the generated benchmark, in `tmp_path / "run"`."""
-    output = str(tmp_path / "run")
-    return ["--config", str(tiny_config_file), "--data.root", str(shapes_root), "--train.output_dir", output]
+def tiny_options(tiny_model: list[str], tmp_path: Path) -> list[str]:
+    """The same, with `tmp_path / "run"` as the folder of the run; its path is the last argument."""
+    return [*tiny_model, "--train.output_dir", str(tmp_path / "run")]
 
 
 @pytest.fixture

@@ -19,7 +19,9 @@ def test_every_file_parses_and_says_how_to_run_it(path: Path) -> None:
     config = parse(["--config", str(path)])
     assert config != Config() or path.stem == "default"
     opening = path.read_text().split("\n\n")[0]
-    assert opening.startswith("#") and f"configs/{path.name}" in opening, "a file opens with its command"
+    commands = (f"--config configs/{path.name}", "./scripts/")
+    assert opening.startswith("#") and any(c in opening for c in commands), "a file opens with its command"
+    assert "Expect" in opening or "score" in opening, "and with the score to expect"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

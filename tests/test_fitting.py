@@ -97,11 +97,9 @@ def config(tiny_options: list[str]) -> Config:
 
 
 @pytest.fixture(scope="module")
-def whole(tiny_config_file: Path, shapes_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Config:
+def whole(tiny_model: list[str], tmp_path_factory: pytest.TempPathFactory) -> Config:
     """A run that never stopped; tests only read its folder."""
-    folder = tmp_path_factory.mktemp("whole")
-    options = ["--config", str(tiny_config_file), "--data.root", str(shapes_root), "--train.output_dir", str(folder)]
-    config = _config(options)
+    config = _config([*tiny_model, "--train.output_dir", str(tmp_path_factory.mktemp("whole"))])
     _fit(config)
     return config
 
