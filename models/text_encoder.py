@@ -65,7 +65,8 @@ class TextEncoder(nn.Module):
     """Captions -> word and sentence features (section 3.1, "Linguistic Encoder").
 
     Args:
-        encoder: a transformers encoder with a pooler, such as `RobertaModel`.
+        encoder: a transformers encoder, such as `RobertaModel`. The sentence is what its pooler gives, or the state of
+            the first token if it has none.
         tokenizer: its tokenizer.
         dim: channels C.
         dropout: of the resizer.
@@ -99,7 +100,7 @@ class TextEncoder(nn.Module):
         return self
 
     def tokenize(self, captions: list[str], device: torch.device | str = "cpu") -> Tokens:
-        """Token ids of captions, padded to the longest.
+        """Token ids of captions, padded to the longest. Capitals and further spaces make no difference.
 
         Raises:
             ValueError: a caption has no words.
@@ -107,6 +108,7 @@ class TextEncoder(nn.Module):
         for caption in captions:
             if not caption.strip():
                 raise ValueError("a caption has no words; give the sentence that describes the object")
+        captions = [" ".join(caption.lower().split()) for caption in captions]
         encoded = self.tokenizer(captions, padding="longest", truncation=True, max_length=self.max_tokens + 1)
         ids, mask = torch.tensor(encoded["input_ids"]), torch.tensor(encoded["attention_mask"])
         if ids.shape[1] > self.max_tokens:
@@ -123,9 +125,12 @@ class TextEncoder(nn.Module):
         tokens = text if isinstance(text, Tokens) else self.tokenize(text, device)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
             encoded = self.encoder(input_ids=tokens.ids, attention_mask=(~tokens.padding_mask).long())
+        sentence = getattr(encoded, "pooler_output", None)
+        if sentence is None:
+            sentence = encoded.last_hidden_state[:, 0]
         words = self.resizer(encoded.last_hidden_state)
         position = sine_position_1d(tokens.padding_mask, words.shape[-1])
-        return TextFeatures(words, self.resizer(encoded.pooler_output), tokens.padding_mask, position)
+        return TextFeatures(words, self.resizer(sentence), tokens.padding_mask, position)
 
     def assets(self) -> dict[str, Any]:
         """The encoder's configuration and tokenizer as plain data, so that a checkpoint needs no other file."""
@@ -149,13 +154,10 @@ def build_encoder(
 
     Raises:
         FileNotFoundError: the encoder is neither a folder nor to be had from the hub.
+        ValueError: the assets do not describe an encoder and a tokenizer.
     """
     if assets is not None:
-        values = json.loads(assets["config"])
-        config = AutoConfig.for_model(values.pop("model_type"), **values)
-        backend = Tokenizer.from_str(assets["tokenizer"])
-        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **assets["special_tokens"])
-        return AutoModel.from_config(config), tokenizer
+        return _encoder_from_assets(assets)
     if not Path(name).is_dir() and (REPOSITORY / name).is_dir():
         name = str(REPOSITORY / name)  # a folder of this repository, named from elsewhere
     try:
@@ -168,4 +170,20 @@ def build_encoder(
             f"model.text_encoder {name!r} is not a folder with config.json, a tokenizer and weights, and could not be "
             "downloaded; fetch it elsewhere and name its folder, or set model.text_encoder_pretrained to false to "
             f"train one from its configuration ({str(error).splitlines()[0]})"
+        ) from error
+
+
+def _encoder_from_assets(assets: dict[str, Any]) -> tuple[nn.Module, PreTrainedTokenizerBase]:
+    """The assets come from a file of anyone's, so nothing in them may name code to be fetched."""
+    try:
+        values = json.loads(assets["config"])
+        values = {k: v for k, v in values.items() if k != "auto_map" and "implementation" not in k}
+        config = AutoConfig.for_model(values.pop("model_type"), **values)
+        backend = Tokenizer.from_str(assets["tokenizer"])
+        tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, **assets["special_tokens"])
+        return AutoModel.from_config(config), tokenizer
+    except Exception as error:  # a damaged tokenizer raises no narrower type
+        raise ValueError(
+            "the checkpoint's text encoder cannot be built from the configuration and tokenizer in it "
+            f"({type(error).__name__}: {error}); copy or download the checkpoint again"
         ) from error
