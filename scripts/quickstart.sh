@@ -18,7 +18,7 @@ num_videos=${QUICKSTART_VIDEOS:-240}
 num_valid_videos=${QUICKSTART_VALID_VIDEOS:-40}
 num_frames=${QUICKSTART_FRAMES:-12}
 
-python=.venv/bin/python
+python=${VENV:-.venv}/bin/python
 data=$folder/data run=$folder/run results=$folder/results pictures=$folder/pictures done_file=$folder/training_done
 stages=() began=$SECONDS
 
