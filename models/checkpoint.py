@@ -7,6 +7,7 @@ twice when boxes are refined (`transformer.decoder.bbox_embed`). The rules below
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from torch import Tensor, nn
 
@@ -114,9 +115,11 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor], *, drop_class_h
         drop_class_heads: leave the class heads as they are, on purpose, when finetuning.
 
     Raises:
-        ValueError: a key is missing, left over, or of another shape; the message lists them.
+        ValueError: a key is missing, left over, or of another shape; the message lists them. Or a published checkpoint
+            is of a model that refines boxes and ours does not, or the other way round, which the shapes do not show.
     """
     if is_published(state):
+        _check_refinement(state, len(model.class_heads))
         state = from_published(state, len(model.class_heads))
     own = model.state_dict()
     if drop_class_heads:
@@ -139,7 +142,15 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor], *, drop_class_h
     model.load_state_dict(state)
 
 
-def _rename(key: str, rules) -> str:
+def _check_refinement(published: dict[str, Tensor], num_head_copies: int) -> None:
+    """Only models that refine boxes name their box heads twice. With one decoder layer it makes no difference."""
+    refined = any(key.startswith(_BOX_ALIAS) and not key.startswith(f"{_BOX_ALIAS}0.") for key in published)
+    if refined != (num_head_copies > 1):
+        told = "with" if refined else "without"
+        raise ValueError(f"the weights are of a model {told} box refinement; set model.box_refine to {refined}")
+
+
+def _rename(key: str, rules: Iterable[tuple[str, str]]) -> str:
     for source, target in rules:
         pattern = re.escape(source).replace(r"\{\}", r"(\d+)")
         if match := re.match(pattern, key):

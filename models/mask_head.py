@@ -99,7 +99,7 @@ class DynamicMaskHead(nn.Module):
                 bias = bias + (offset_weight * centre[:, :, None]).sum(-1).flatten(1)
                 grid = pixel_grid(h, w, hidden.device).expand(len(hidden), -1, -1)
                 hidden = torch.baddbmm(hidden, offset_weight.flatten(1, 2), grid, alpha=-1)
-            hidden = F.relu(hidden + bias[..., None], inplace=True).view(-1, self.channels, h * w)  # (B T N, c, h w)
+            hidden = F.relu(hidden + bias[..., None], inplace=True).reshape(-1, self.channels, h * w)  # (B T N, c, h w)
             hidden = torch.baddbmm(biases[1].flatten(0, 1)[..., None], weights[1].flatten(0, 1), hidden)
             hidden = F.relu(hidden, inplace=True)
             logits = torch.baddbmm(biases[2].flatten(0, 1)[..., None], weights[2].flatten(0, 1), hidden)
