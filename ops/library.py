@@ -1,7 +1,7 @@
 """The operators `ms_deform_attn::forward` and `backward` as PyTorch knows them: schema, shapes, gradient, autocast.
 
-The compiled kernels, where they were built, register themselves for CPU and CUDA when their library is loaded. All the rest
-holds without them, so an exported program can be read anywhere.
+The compiled kernels, where they were built, register themselves for CPU and CUDA when their library is loaded. All the
+rest holds without them, so an exported program can be read anywhere.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def _save_nothing(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...])
 
 def _no_second_gradients(ctx: Any, *grads: Tensor) -> None:
     raise NotImplementedError(
-        'the compiled attention has no second derivative; use ms_deform_attn(..., backend="torch")'
+        'compiled attention has no second derivative; choose ms_deform_attn(..., backend="torch")'
     )
 
 

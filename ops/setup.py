@@ -1,8 +1,8 @@
 """Build the compiled attention kernels in place: `python ops/setup.py build_ext --inplace`.
 
-CUDA kernels are built where PyTorch has CUDA, a GPU is present and nvcc is found; `FORCE_CUDA=1` builds them on a machine
-without a GPU (then set `TORCH_CUDA_ARCH_LIST`, as in "8.0;9.0"), and `FORCE_CPU=1` never does. `CUDA_HOME` is the folder of
-the CUDA toolkit, `CXX` the C++ compiler.
+CUDA kernels are built where PyTorch has CUDA, a GPU is present and nvcc is found; `FORCE_CUDA=1` builds them on a
+machine without a GPU (then set `TORCH_CUDA_ARCH_LIST`, as in "8.0;9.0"), and `FORCE_CPU=1` never does. `CUDA_HOME` is
+the folder of the CUDA toolkit, `CXX` the C++ compiler.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@
 
 #include "check.h"
 #include "cpu_kernels.h"
+#include "zeros_on_demand.h"
 #include "sampling_point.h"
 
 namespace ms_deform_attn {
@@ -66,16 +67,29 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
   const CpuKernels kernels = choose_kernels(value);
   const at::Tensor grad_output_ = grad_output.contiguous(), value_ = value.contiguous();
   const at::Tensor locations_ = locations.contiguous(), weights_ = weights.contiguous();
-  const at::Tensor zeros = at::zeros({sizes.channels}, value.options());
   const auto contiguous = at::MemoryFormat::Contiguous;
-  const at::Tensor grad_value = at::empty_like(value_, contiguous);
+  const auto levels = static_cast<int64_t>(sizes.levels.size());
+  // With few queries most of grad_value stays zero, and writing those zeros would take nearly all the time.
+  const bool sparse = kCorners * sizes.queries * sizes.samples() < sizes.positions;
+  const at::Tensor grad_value = sparse ? zeros_on_demand(value_) : at::empty_like(value_, contiguous);
   const at::Tensor grad_locations = at::empty_like(locations_, contiguous);
   const at::Tensor grad_weights = at::empty_like(weights_, contiguous);
+  // All levels at once read the points best; one at a time makes work for more threads.
+  const bool enough_heads = sizes.batch * sizes.heads >= at::get_num_threads();
+  const int64_t levels_at_once = enough_heads ? std::max<int64_t>(levels, 1) : 1;
   const BackwardData data{
-      locations_as_value(value, locations), grad_output_.const_data_ptr(),   value_.const_data_ptr(),          locations_.const_data_ptr(),
-      weights_.const_data_ptr(),       zeros.const_data_ptr(),           grad_value.mutable_data_ptr(),
-      grad_locations.mutable_data_ptr(), grad_weights.mutable_data_ptr()};
-  at::parallel_for(0, sizes.maps(), 1, [&](int64_t begin, int64_t end) { kernels.backward(sizes, data, begin, end); });
+      levels_at_once,
+      sparse,
+      locations_as_value(value, locations),
+      grad_output_.const_data_ptr(),
+      value_.const_data_ptr(),
+      locations_.const_data_ptr(),
+      weights_.const_data_ptr(),
+      grad_value.mutable_data_ptr(),
+      grad_locations.mutable_data_ptr(),
+      grad_weights.mutable_data_ptr()};
+  const int64_t tasks = sizes.batch * sizes.heads * (levels / levels_at_once);
+  at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { kernels.backward(sizes, data, begin, end); });
   return {grad_value, grad_locations, grad_weights};
 }
 

@@ -9,24 +9,28 @@
 
 namespace ms_deform_attn {
 
-// Contiguous tensors. `zeros` is `channels` zeros of the value's type, read for corners outside a map. Locations and
-// weights are of the value's type, or of the one sums are held in: float32 for half precision.
+// Contiguous tensors. Locations and weights are of the value's type, or of the one sums are held in: float32 for half
+// precision.
 struct ForwardData {
   bool locations_as_value;
-  const void *value, *locations, *weights, *zeros;
+  const void *value, *locations, *weights;
+  const void* zeros;  // `channels` zeros of the value's type, read for corners outside a map
   void* output;
 };
 
 struct BackwardData {
+  int64_t levels_at_once;  // levels of a task; divides their number
+  bool sparse;             // grad_value is zero, and few of its numbers will change; else it holds nothing yet
   bool locations_as_value;
-  const void *grad_output, *value, *locations, *weights, *zeros;
+  const void *grad_output, *value, *locations, *weights;
   void *grad_value, *grad_locations, *grad_weights;
 };
 
 struct CpuKernels {
   // Rows [begin, end) of the output, seen as (batch * queries, heads * channels).
   void (*forward)(const Sizes&, const ForwardData&, int64_t begin, int64_t end);
-  // Maps [begin, end): their part of grad_value and their points' gradients, which no other map touches.
+  // Tasks [begin, end) of (batch, heads, levels / levels_at_once): the gradients of a task's values and points, which no
+  // other task touches.
   void (*backward)(const Sizes&, const BackwardData&, int64_t begin, int64_t end);
 };
 

@@ -10,8 +10,10 @@
 #include "sampling_point.h"
 
 #include <algorithm>
+#include <memory>
 #include <new>
 #include <utility>
+#include <vector>
 
 namespace ms_deform_attn {
 namespace MSDA_INSTRUCTIONS {
@@ -59,7 +61,7 @@ class Points {
   Integer* pixel[kCorners];
   int64_t* offset[kCorners];
   Real* share[kCorners];
-  Real* product[kCorners];  // room for the backward pass
+  Real* products;  // for the backward pass: those of a point's corners side by side
 
   // Finds the first `count` points. Pixels lie `stride` values apart; a corner outside its map gets the offset `outside`.
   MSDA_FUNCTION void find(int64_t count, int64_t stride, int64_t outside) {
@@ -107,9 +109,9 @@ class Points {
     for (Real** array : {&location_x, &location_y, &weight, &fraction_x, &fraction_y}) *array = std::exchange(real, real + whole);
     for (Integer** array : {&height, &width}) *array = std::exchange(integer, integer + whole);
     origin = std::exchange(number, number + whole);
+    products = std::exchange(real, real + kCorners * whole);
     for (int k = 0; k < kCorners; ++k) {
       share[k] = std::exchange(real, real + whole);
-      product[k] = std::exchange(real, real + whole);
       pixel[k] = std::exchange(integer, integer + whole);
       offset[k] = std::exchange(number, number + whole);
     }
@@ -173,11 +175,19 @@ MSDA_FUNCTION void store_points(const Points<Real>& points, int64_t from, int64_
     for (; (channels)-channel >= 1; channel += 1) STEP(1);              \
   } while (false)
 
+// Between a tensor and scratch memory, which keeps registers as they are.
 template <typename T, int C>
-MSDA_FUNCTION void convert_block(const AccumulateOf<T>* from, T* to) {
+MSDA_FUNCTION void widen_block(const T* from, AccumulateOf<T>* to) {
   using B = Block<T, C>;
   typename B::Register registers[B::kRegisters];
-  std::memcpy(registers, from, sizeof(registers));
+  B::load(from, registers);
+  for (int r = 0; r < B::kRegisters; ++r) store_vector(to + r * B::kLanes, registers[r]);
+}
+template <typename T, int C>
+MSDA_FUNCTION void narrow_block(const AccumulateOf<T>* from, T* to) {
+  using B = Block<T, C>;
+  typename B::Register registers[B::kRegisters];
+  for (int r = 0; r < B::kRegisters; ++r) registers[r] = load_vector<typename B::Register>(from + r * B::kLanes);
   B::store(to, registers);
 }
 
@@ -235,34 +245,106 @@ MSDA_TARGET void forward(const Sizes& sizes, const ForwardData& data, int64_t be
   }
 }
 
-// For points [first, first + count), all of one query: adds the products of the output's gradient with their corners'
-// values, and adds the gradient of their corners' values to `grad_map`, whose last pixel takes what falls outside.
+// The values and the gradients of the values of one map, pixel by pixel, in the type sums are held in. A pixel's value is
+// followed by its gradient. One more pixel, of value zero, stands for all that is outside.
+template <typename T>
+class Map {
+ public:
+  using Acc = AccumulateOf<T>;
+
+  Map(int64_t pixels, int64_t channels)
+      : channels_(channels), numbers_((pixels + 1) * 2 * channels), is_touched_(new bool[pixels]()) {}
+
+  int64_t stride() const { return 2 * channels_; }
+  Acc* value(int64_t pixel) const { return numbers_.data() + pixel * 2 * channels_; }
+  Acc* gradient(int64_t pixel) const { return value(pixel) + channels_; }
+
+  // Takes the value of a pixel, with no gradient yet.
+  MSDA_FUNCTION void load_value(int64_t pixel, const T* from) {
+    Acc* to = value(pixel);
+    std::fill_n(to + channels_, channels_, Acc(0));
+#define MSDA_STEP(C) widen_block<T, C>(from + channel, to + channel)
+    MSDA_FOR_CHANNEL_BLOCKS(channels_, MSDA_STEP);
+#undef MSDA_STEP
+  }
+  MSDA_FUNCTION void store_gradient(int64_t pixel, T* to) const {
+    const Acc* from = gradient(pixel);
+#define MSDA_STEP(C) narrow_block<T, C>(from + channel, to + channel)
+    MSDA_FOR_CHANNEL_BLOCKS(channels_, MSDA_STEP);
+#undef MSDA_STEP
+  }
+  MSDA_FUNCTION void clear_outside(int64_t pixels) { std::fill_n(value(pixels), 2 * channels_, Acc(0)); }
+
+  // All pixels, from and to a tensor in which they are `pitch` apart.
+  MSDA_FUNCTION void load_values(int64_t pixels, const T* from, int64_t pitch) {
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) load_value(pixel, from + pixel * pitch);
+  }
+  MSDA_FUNCTION void store_gradients(int64_t pixels, T* to, int64_t pitch) const {
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) store_gradient(pixel, to + pixel * pitch);
+  }
+
+  // The same for a few pixels, those that are touched.
+  MSDA_FUNCTION void touch_value(int64_t pixel, const T* from, int64_t pitch) {
+    if (is_touched_[pixel]) return;
+    is_touched_[pixel] = true;
+    touched_.push_back(pixel);
+    load_value(pixel, from + pixel * pitch);
+  }
+  MSDA_FUNCTION void store_touched_gradients(T* to, int64_t pitch) {
+    for (int64_t pixel : touched_) {
+      store_gradient(pixel, to + pixel * pitch);
+      is_touched_[pixel] = false;
+    }
+    touched_.clear();
+  }
+
+ private:
+  int64_t channels_;
+  Array<Acc> numbers_;
+  std::unique_ptr<bool[]> is_touched_;
+  std::vector<int64_t> touched_;
+};
+
+// For points [first, first + count), all of one query: products of the output's gradient with the values of their
+// corners, and the gradients of those values. A block that is not the first adds to the products.
 template <typename T, int C>
 MSDA_FUNCTION void scatter(
     const T* grad_output,
-    const T* value,
-    Points<AccumulateOf<T>>& points,
+    AccumulateOf<T>* map,
+    int64_t channels,
+    const Points<AccumulateOf<T>>& points,
     int64_t first,
     int64_t count,
-    int64_t channels,
-    int64_t outside,
-    AccumulateOf<T>* grad_map) {
+    bool add) {
   using B = Block<T, C>;
+  using Acc = AccumulateOf<T>;
   using Register = typename B::Register;
+  using Corners = Vector<Acc, kCorners>;
+  const Acc* shares[kCorners];
+  const int64_t* offsets[kCorners];
+  for (int k = 0; k < kCorners; ++k) {
+    shares[k] = points.share[k];
+    offsets[k] = points.offset[k];
+  }
+  Acc* all_products = points.products;
   Register gradient[B::kRegisters];
   B::load(grad_output, gradient);
   for (int64_t i = first; i < first + count; ++i) {
+    Acc *corners[kCorners], weights[kCorners];
+    Register products[kCorners];
     for (int k = 0; k < kCorners; ++k) {
-      Register corner[B::kRegisters];
-      B::load(value + points.offset[k][i], corner);
-      Register product = gradient[0] * corner[0];
-      for (int r = 1; r < B::kRegisters; ++r) product += gradient[r] * corner[r];
-      points.product[k][i] += sum_lanes<typename B::Acc, B::kLanes>(product);
-
-      const int64_t pixel = points.pixel[k][i];
-      AccumulateOf<T>* sums = grad_map + (pixel < 0 ? outside : pixel) * channels;
-      for (int r = 0; r < B::kRegisters; ++r, sums += B::kLanes) {
-        store_vector(sums, Register(load_vector<Register>(sums) + points.share[k][i] * gradient[r]));
+      corners[k] = map + offsets[k][i];
+      weights[k] = shares[k][i];
+      products[k] = gradient[0] * load_vector<Register>(corners[k]);
+      for (int r = 1; r < B::kRegisters; ++r) products[k] += gradient[r] * load_vector<Register>(corners[k] + r * B::kLanes);
+    }
+    Corners sums = sum_lanes<Acc, B::kLanes>(products);
+    if (add) sums += load_vector<Corners>(all_products + kCorners * i);
+    store_vector(all_products + kCorners * i, sums);
+    for (int k = 0; k < kCorners; ++k) {
+      Acc* grad_value = corners[k] + channels;
+      for (int r = 0; r < B::kRegisters; ++r, grad_value += B::kLanes) {
+        store_vector(grad_value, Register(load_vector<Register>(grad_value) + weights[k] * gradient[r]));
       }
     }
   }
@@ -273,76 +355,129 @@ MSDA_FUNCTION void scatter(
 template <typename Real>
 MSDA_FUNCTION void finish_gradients(Points<Real>& points, int64_t count) {
   using Lanes = typename Points<Real>::RealLanes;
-  for (int64_t i = 0; i < count; i += Points<Real>::kLanes) {
+  using IntegerLanes = typename Points<Real>::IntegerLanes;
+  constexpr int kLanes = Points<Real>::kLanes;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    alignas(64) Real columns[kCorners][kLanes];
+    for (int lane = 0; lane < kLanes; ++lane) {
+      for (int k = 0; k < kCorners; ++k) columns[k][lane] = points.products[kCorners * (i + lane) + k];
+    }
     Lanes products[kCorners];
-    for (int k = 0; k < kCorners; ++k) products[k] = load_vector<Lanes>(points.product[k] + i);
+    for (int k = 0; k < kCorners; ++k) products[k] = load_vector<Lanes>(columns[k]);
     const auto gradient = point_gradient(
         load_vector<Lanes>(points.fraction_x + i),
         load_vector<Lanes>(points.fraction_y + i),
         load_vector<Lanes>(points.weight + i),
         products,
-        Lanes(__builtin_convertvector(load_vector<typename Points<Real>::IntegerLanes>(points.height + i), Lanes)),
-        Lanes(__builtin_convertvector(load_vector<typename Points<Real>::IntegerLanes>(points.width + i), Lanes)));
+        Lanes(__builtin_convertvector(load_vector<IntegerLanes>(points.height + i), Lanes)),
+        Lanes(__builtin_convertvector(load_vector<IntegerLanes>(points.width + i), Lanes)));
     store_vector(points.location_x + i, gradient.location_x);
     store_vector(points.location_y + i, gradient.location_y);
     store_vector(points.weight + i, gradient.attention_weight);
   }
 }
 
+// Some neighbouring levels of one head of one batch item: no two of these share a value or a point.
+template <typename T>
+struct HeadTask {
+  const Sizes& sizes;
+  const BackwardData& data;
+  int64_t item, head, first_level, last_level;  // the last one is not included
+
+  HeadTask(const Sizes& sizes_, const BackwardData& data_, int64_t index) : sizes(sizes_), data(data_) {
+    const auto levels = static_cast<int64_t>(sizes.levels.size());
+    const int64_t groups = levels / data.levels_at_once;
+    first_level = index % groups * data.levels_at_once;
+    last_level = first_level + data.levels_at_once;
+    head = index / groups % sizes.heads;
+    item = index / groups / sizes.heads;
+  }
+
+  int64_t first_pixel() const { return sizes.levels[first_level].start; }
+  int64_t pixels() const {
+    const Level& last = sizes.levels[last_level - 1];
+    return last.start + int64_t{last.height} * last.width - first_pixel();
+  }
+  int64_t value_offset() const {
+    return ((item * sizes.positions + first_pixel()) * sizes.heads + head) * sizes.channels;
+  }
+  int64_t row(int64_t query) const { return (item * sizes.queries + query) * sizes.heads + head; }
+  int64_t points_of_query() const { return (last_level - first_level) * sizes.points; }
+  int64_t point_offset(int64_t query) const { return row(query) * sizes.samples() + first_level * sizes.points; }
+};
+
+// Queries [first, last) of a task.
+template <typename T>
+MSDA_FUNCTION void backward_queries(
+    const HeadTask<T>& task, Map<T>& map, Points<AccumulateOf<T>>& points, int64_t first, int64_t last) {
+  using Acc = AccumulateOf<T>;
+  const BackwardData& data = task.data;
+  const int64_t channels = task.sizes.channels, count = task.points_of_query();
+  for (int64_t query = first; query < last; ++query) {
+    load_points<T>(
+        data.locations, data.weights, data.locations_as_value, task.point_offset(query), count, points, (query - first) * count);
+  }
+  const int64_t pixels = task.pixels(), pitch = task.sizes.heads * channels;
+  points.find((last - first) * count, map.stride(), pixels * map.stride());
+  if (data.sparse) {
+    const T* value = static_cast<const T*>(data.value) + task.value_offset();
+    for (int k = 0; k < kCorners; ++k) {
+      for (int64_t i = 0; i < (last - first) * count; ++i) {
+        const int64_t pixel = points.offset[k][i] / map.stride();
+        if (pixel < pixels) map.touch_value(pixel, value, pitch);
+      }
+    }
+  }
+  for (int64_t query = first; query < last; ++query) {
+    const T* grad_output = static_cast<const T*>(data.grad_output) + task.row(query) * channels;
+#define MSDA_STEP(C) \
+  scatter<T, C>(grad_output + channel, map.value(0) + channel, channels, points, (query - first) * count, count, channel > 0)
+    MSDA_FOR_CHANNEL_BLOCKS(channels, MSDA_STEP);
+#undef MSDA_STEP
+  }
+  finish_gradients(points, (last - first) * count);
+  for (int64_t query = first; query < last; ++query) {
+    const int64_t from = (query - first) * count, to = task.point_offset(query);
+    if (data.locations_as_value) {
+      store_points<T>(points, from, count, data.grad_locations, data.grad_weights, to);
+    } else {
+      store_points<Acc>(points, from, count, data.grad_locations, data.grad_weights, to);
+    }
+  }
+}
+
 template <typename T>
 MSDA_TARGET void backward(const Sizes& sizes, const BackwardData& data, int64_t begin, int64_t end) {
   using Acc = AccumulateOf<T>;
-  const int64_t num_levels = static_cast<int64_t>(sizes.levels.size()), num_points = sizes.points;
-  const int64_t heads = sizes.heads, channels = sizes.channels, stride = heads * channels;
-  int64_t largest = 0;
-  for (const Level& level : sizes.levels) largest = std::max<int64_t>(largest, int64_t{level.height} * level.width);
-  Array<Acc> grad_map((largest + 1) * channels);
+  const int64_t channels = sizes.channels, pitch = sizes.heads * channels;
+  int64_t most_pixels = 0;
+  for (int64_t index = begin; index < end; ++index) most_pixels = std::max(most_pixels, HeadTask<T>(sizes, data, index).pixels());
+  Map<T> map(most_pixels, channels);
   // Many points at a time fill the registers, few keep what is found in the cache.
-  const int64_t at_once = std::max<int64_t>(1, 8 * Points<Acc>::kLanes / std::max<int64_t>(1, num_points));
-  Points<Acc> points(at_once * num_points);
+  const int64_t count = data.levels_at_once * sizes.points;
+  const int64_t at_once = std::max<int64_t>(1, 8 * Points<Acc>::kLanes / std::max<int64_t>(1, count));
+  Points<Acc> points(at_once * count);
 
-  for (int64_t map = begin; map < end; ++map) {
-    const int64_t item = map / (heads * num_levels), head = map / num_levels % heads, l = map % num_levels;
-    const Level& level = sizes.levels[l];
-    const int64_t pixels = int64_t{level.height} * level.width;
-    const int64_t first_value = (item * sizes.positions + level.start) * stride + head * channels;
-    const T* value = static_cast<const T*>(data.value) + first_value;
-    std::fill_n(grad_map.data(), (pixels + 1) * channels, Acc(0));
-    std::fill_n(points.height, at_once * num_points, level.height);
-    std::fill_n(points.width, at_once * num_points, level.width);
-
-    for (int64_t query = 0; query < sizes.queries; query += at_once) {
-      const int64_t count = std::min(at_once, sizes.queries - query);
-      const int64_t first_row = (item * sizes.queries + query) * heads + head;  // of (N, Lq, heads)
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t from = ((first_row + i * heads) * num_levels + l) * num_points;
-        load_points<T>(data.locations, data.weights, data.locations_as_value, from, num_points, points, i * num_points);
-      }
-      points.find(count * num_points, stride, static_cast<const T*>(data.zeros) - value);
-      for (int k = 0; k < kCorners; ++k) std::fill_n(points.product[k], count * num_points, Acc(0));
-      for (int64_t i = 0; i < count; ++i) {
-        const T* grad_output = static_cast<const T*>(data.grad_output) + (first_row + i * heads) * channels;
-#define MSDA_STEP(C) \
-  scatter<T, C>(grad_output + channel, value + channel, points, i * num_points, num_points, channels, pixels, grad_map.data() + channel)
-        MSDA_FOR_CHANNEL_BLOCKS(channels, MSDA_STEP);
-#undef MSDA_STEP
-      }
-      finish_gradients(points, count * num_points);
-      for (int64_t i = 0; i < count; ++i) {
-        const int64_t to = ((first_row + i * heads) * num_levels + l) * num_points;
-        if (data.locations_as_value) {
-          store_points<T>(points, i * num_points, num_points, data.grad_locations, data.grad_weights, to);
-        } else {
-          store_points<Acc>(points, i * num_points, num_points, data.grad_locations, data.grad_weights, to);
-        }
-      }
+  for (int64_t index = begin; index < end; ++index) {
+    const HeadTask<T> task(sizes, data, index);
+    const int64_t pixels = task.pixels();
+    const T* value = static_cast<const T*>(data.value) + task.value_offset();
+    T* grad_value = static_cast<T*>(data.grad_value) + task.value_offset();
+    if (!data.sparse) map.load_values(pixels, value, pitch);
+    map.clear_outside(pixels);
+    for (int64_t i = 0; i < at_once * count; ++i) {
+      const Level& level = sizes.levels[task.first_level + i % count / sizes.points];
+      points.height[i] = level.height;
+      points.width[i] = level.width;
+      points.origin[i] = (level.start - task.first_pixel()) * map.stride();
     }
-    T* grad_value = static_cast<T*>(data.grad_value) + first_value;
-    for (int64_t pixel = 0; pixel < pixels; ++pixel, grad_value += stride) {
-      const Acc* sums = grad_map.data() + pixel * channels;
-#define MSDA_STEP(C) convert_block<T, C>(sums + channel, grad_value + channel)
-      MSDA_FOR_CHANNEL_BLOCKS(channels, MSDA_STEP);
-#undef MSDA_STEP
+    for (int64_t query = 0; query < sizes.queries; query += at_once) {
+      backward_queries(task, map, points, query, std::min(query + at_once, sizes.queries));
+    }
+    if (data.sparse) {
+      map.store_touched_gradients(grad_value, pitch);
+    } else {
+      map.store_gradients(pixels, grad_value, pitch);
     }
   }
 }

@@ -16,8 +16,6 @@ struct Sizes {
   std::vector<Level> levels;
 
   int64_t samples() const { return static_cast<int64_t>(levels.size()) * points; }  // of one query and head
-  // Maps of one head of one batch item. No two of them share a pixel of the value or a point.
-  int64_t maps() const { return batch * heads * static_cast<int64_t>(levels.size()); }
 };
 
 }  // namespace ms_deform_attn
