@@ -118,7 +118,7 @@ class Predictor:
         if "config" not in state:
             raise CheckpointError(f"{path} carries no configuration, so its model cannot be built")
         try:
-            config = Config.from_dict(state["config"])
+            config = _read_config(state["config"])
             model = build_model(config.model, text_assets=(state.get("extras") or {}).get("text"), weights_follow=True)
             load_model_state(model, state["model"])
         except ValueError as error:
@@ -206,6 +206,14 @@ class Predictor:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
+
+
+def _read_config(values: Any) -> Config:
+    """The configuration of a checkpoint, which is anyone's file: fields of other types are an error like others."""
+    try:
+        return Config.from_dict(values)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"its configuration is damaged ({error})") from error
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:
