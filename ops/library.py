@@ -6,7 +6,6 @@ rest holds without them, so an exported program can be read anywhere.
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ from torch import Tensor
 
 NAMESPACE = "ms_deform_attn"
 LIBRARY_FILE = Path(__file__).with_name("_kernels.so")
-_logger = logging.getLogger(__name__)
 
 _library = torch.library.Library(NAMESPACE, "DEF")
 _library.define(
