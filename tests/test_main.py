@@ -70,14 +70,22 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_trains_then_evaluates_from_the_checkpoint_alone(
     tiny_options: list[str], shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    threshold = ["--test.threshold", "0.05"]  # low, because what so small a model predicts would all be empty
-    record = main([*tiny_options, *QUICK, *threshold, "--train.eval_every_epochs", "1"])
+    record = main([*tiny_options, *QUICK, "--train.eval_every_epochs", "1"])
     folder = tmp_path / "run"
     assert {"checkpoint.pth", "config.json", "log.jsonl", "tensorboard", "train.log"} == set(os.listdir(folder))
     assert record == read_records(folder / "log.jsonl")[-1]
     assert 0 < record["eval"]["J&F"] < 1 and record["train"]["loss"] > 0
     capsys.readouterr()
-    options = ["--data.root", str(shapes_root), "--train.device", "cpu", "--test.short_side", "48", *threshold]
+    options = [
+        "--data.root",
+        str(shapes_root),
+        "--train.device",
+        "cpu",
+        "--test.short_side",
+        "48",
+        "--test.threshold",
+        "0.05",
+    ]
     scores = main(["--train.evaluate_only", str(folder / "checkpoint.pth"), *options])
     assert _flat(scores) == pytest.approx(_flat(record["eval"]))
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == json.loads(json.dumps(scores))
