@@ -77,6 +77,7 @@ def build_model(
         num_feature_levels=config.num_feature_levels,
         box_refine=config.box_refine,
         num_heads=config.num_heads,
+        position_in_content=config.position_in_content,
     )
 
 

@@ -57,6 +57,7 @@ class ReferFormer(nn.Module):
         num_feature_levels: maps that enter the transformer.
         box_refine: every decoder layer has heads of its own and refines the boxes of the one before.
         num_heads: heads of the early fusion's attention.
+        position_in_content: add the sine positions to the projected maps, before the fusion.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class ReferFormer(nn.Module):
         num_feature_levels: int = 4,
         box_refine: bool = True,
         num_heads: int = 8,
+        position_in_content: bool = False,
     ):
         super().__init__()
         self.backbone, self.text_encoder = backbone, text_encoder
@@ -84,7 +86,7 @@ class ReferFormer(nn.Module):
         self.class_heads = nn.ModuleList(nn.Linear(dim, num_classes) for _ in range(num_heads_made))
         self.box_heads = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in range(num_heads_made))
         self.pixel_decoder, self.mask_head = pixel_decoder, mask_head
-        self.box_refine, self.num_queries = box_refine, num_queries
+        self.box_refine, self.num_queries, self.position_in_content = box_refine, num_queries, position_in_content
         for head in self.class_heads:
             nn.init.constant_(head.bias, -math.log(99))  # a prior probability of 0.01
         for i, head in enumerate(self.box_heads):
@@ -148,7 +150,10 @@ class ReferFormer(nn.Module):
         finest = self.pixel_decoder.look_finest(
             from_convolution(maps[0], t), positions[0], None if masks is None else masks[0]
         )
-        return VisualFeatures([from_convolution(m, t) for m in projected], finest, positions, masks)
+        projected = [from_convolution(m, t) for m in projected]
+        if self.position_in_content:
+            projected = [m + p[:, None].to(m.dtype) for m, p in zip(projected, positions[1:], strict=True)]
+        return VisualFeatures(projected, finest, positions, masks)
 
     def locate(self, visual: VisualFeatures, text: TextFeatures) -> tuple[Memory, list[DecoderState]]:
         """Fuse words into the maps, encode them, and let the conditional queries find the object."""
