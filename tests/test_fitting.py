@@ -152,7 +152,16 @@ def test_a_crash_while_evaluating_costs_no_record(
     assert len(read_records(records)) == 2, "the record was written twice"
 
 
-def test_evaluation_changes_no_weights(tiny_options: list[str], tmp_path: Path) -> None:
+def test_evaluation_changes_no_weights(
+    tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = fitting.evaluate
+
+    def evaluate(*arguments: Any) -> dict[str, Any]:
+        torch.rand(3)  # as an evaluation may that samples something
+        return real(*arguments)
+
+    monkeypatch.setattr(fitting, "evaluate", evaluate)
     evaluated = _config(tiny_options, "--train.eval_every_epochs", "1")
     plain = _other_folder(_config(tiny_options), tmp_path / "plain")
     _fit(evaluated)
