@@ -2,23 +2,42 @@
 
 CUDA kernels are built where PyTorch has CUDA, a GPU is present and nvcc is found; `FORCE_CUDA=1` builds them on a
 machine without a GPU (then set `TORCH_CUDA_ARCH_LIST`, as in "8.0;9.0"), and `FORCE_CPU=1` never does. `CUDA_HOME` is
-the folder of the CUDA toolkit, `CXX` the C++ compiler.
+the folder of the CUDA toolkit where it is not found, `CXX` the C++ compiler.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import torch
 from setuptools import setup
-from torch.utils.cpp_extension import CUDA_HOME, BuildExtension, CppExtension, CUDAExtension
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCES = "ops/csrc"
-# The kernels' choice between two numbers may be computed both ways, and errno is never read: both let loops vectorise.
-# The processor's own instructions are chosen when running, so a build serves machines of all kinds.
+SOURCES = ROOT / "ops/csrc"
+# Whether a comparison may raise a floating-point exception, and errno, interest nobody here; both keep loops from being
+# vectorised. Instructions are not chosen here but when running, so a build serves machines of all kinds.
 CXX_FLAGS = ["-O3", "-fno-trapping-math", "-fno-math-errno", "-Wno-psabi", "-g0"]
+
+
+def find_toolkit() -> Path | None:
+    """Folder of the CUDA toolkit: where compiler and headers lie together, which a wrapper of nvcc does not tell."""
+    named = [Path(os.environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
+    nvcc = shutil.which("nvcc")
+    beside_nvcc = [Path(nvcc).resolve().parent.parent] if nvcc else []
+    usual = [Path("/usr/local/cuda"), *sorted(Path("/usr/local").glob("cuda-*"), reverse=True)]
+    for folder in named + beside_nvcc + usual:
+        if (folder / "bin/nvcc").is_file() and (folder / "include/cuda_runtime_api.h").is_file():
+            return folder
+    return None
+
+
+TOOLKIT = find_toolkit()
+if TOOLKIT is not None:
+    os.environ["CUDA_HOME"] = str(TOOLKIT)  # read when the next line is
+
+from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
 
 
 def wants_cuda() -> bool:
@@ -26,24 +45,29 @@ def wants_cuda() -> bool:
     if os.environ.get("FORCE_CPU") == "1":
         return False
     if os.environ.get("FORCE_CUDA") == "1":
-        if CUDA_HOME is None or torch.version.cuda is None:
+        if TOOLKIT is None or torch.version.cuda is None:
             raise SystemExit(
                 "FORCE_CUDA=1, but no CUDA toolkit was found (set CUDA_HOME to its folder) "
                 f"or this PyTorch is built without CUDA (torch.version.cuda is {torch.version.cuda})"
             )
         return True
-    return CUDA_HOME is not None and torch.version.cuda is not None and torch.cuda.is_available()
+    return TOOLKIT is not None and torch.version.cuda is not None and torch.cuda.is_available()
 
 
 def extension() -> CppExtension:
     """The one shared library, which PyTorch loads as operators rather than Python as a module."""
-    sources = sorted(str(path.relative_to(ROOT)) for path in (ROOT / SOURCES).glob("*.cpp"))
+    sources = files("*.cpp")
     compile_args = {"cxx": CXX_FLAGS}
     if not wants_cuda():
         return CppExtension("ops._kernels", sources, extra_compile_args=compile_args)
-    sources += sorted(str(path.relative_to(ROOT)) for path in (ROOT / SOURCES).glob("*.cu"))
-    compile_args["nvcc"] = ["-O3", "--expt-relaxed-constexpr"]
+    sources += files("cuda/*.cpp") + files("cuda/*.cu")
+    compile_args["nvcc"] = ["-O3"]
     return CUDAExtension("ops._kernels", sources, extra_compile_args=compile_args)
+
+
+def files(pattern: str) -> list[str]:
+    """Source files that match, seen from the project's folder."""
+    return sorted(str(path.relative_to(ROOT)) for path in SOURCES.glob(pattern))
 
 
 def main() -> None:
