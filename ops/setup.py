@@ -56,11 +56,11 @@ def wants_cuda() -> bool:
 
 def extension() -> CppExtension:
     """The one shared library, which PyTorch loads as operators rather than Python as a module."""
-    sources = files("*.cpp")
+    sources = files("cpu*.cpp")
     compile_args = {"cxx": CXX_FLAGS}
     if not wants_cuda():
         return CppExtension("ops._kernels", sources, extra_compile_args=compile_args)
-    sources += files("cuda/*.cpp") + files("cuda/*.cu")
+    sources += files("cuda*.cpp") + files("cuda*.cu")
     compile_args["nvcc"] = ["-O3"]
     return CUDAExtension("ops._kernels", sources, extra_compile_args=compile_args)
 

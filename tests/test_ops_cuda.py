@@ -29,7 +29,7 @@ needs_gpu = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def kernels(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    """`kernels.cuh` compiled by the C++ compiler, with threads of a warp that take turns."""
+    """`cuda_kernels.cuh` compiled by the C++ compiler, with threads of a warp that take turns."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
         pytest.skip("no C++ compiler")
