@@ -6,6 +6,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 folder=${1:-runs/smoke}
+python=${VENV:-.venv}/bin/python
 export QUICKSTART_CONFIG=configs/smoke.yaml QUICKSTART_DIR=$folder
 export OMP_NUM_THREADS=1 # so small a model is fastest on one
 export QUICKSTART_VIDEOS=4 QUICKSTART_VALID_VIDEOS=2 QUICKSTART_FRAMES=6
@@ -13,7 +14,7 @@ export QUICKSTART_VIDEOS=4 QUICKSTART_VALID_VIDEOS=2 QUICKSTART_FRAMES=6
 rm -rf "$folder"
 ./scripts/quickstart.sh
 
-.venv/bin/python - "$folder" <<'END'
+"$python" - "$folder" <<'END'
 import json, pathlib, sys, zipfile
 folder = pathlib.Path(sys.argv[1])
 score = json.loads((folder / "score.txt").read_text().splitlines()[-1])
@@ -30,9 +31,9 @@ assert [record["epoch"] for record in records] == list(range(len(records))), rec
 END
 
 echo "smoke: evaluating the checkpoint again gives what the training saw"
-.venv/bin/python main.py --train.evaluate_only "$folder/run/checkpoint.pth" --config configs/smoke.yaml \
+"$python" main.py --train.evaluate_only "$folder/run/checkpoint.pth" --config configs/smoke.yaml \
     --data.root "$folder/data" | tail -n 1 >"$folder/evaluation.json"
-.venv/bin/python - "$folder" <<'END'
+"$python" - "$folder" <<'END'
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])
 seen = json.loads((folder / "run/log.jsonl").read_text().splitlines()[-1])["eval"]

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from models.build import build_criterion, build_model
 from util.cli import parse
 from util.config import Config, DataConfig, LossConfig, ModelConfig, OptimConfig, TestConfig, TrainConfig
+from util.optim import build_optimizer, build_schedule, learning_rates
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
@@ -31,6 +33,20 @@ def test_every_file_states_only_differences(path: Path) -> None:
         for name, value in fields.items():
             default = defaults[section][name]
             assert value != (list(default) if isinstance(default, tuple) else default), f"{section}.{name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_file_builds(path: Path) -> None:
+    """With a small text encoder and random weights, since nothing may be downloaded."""
+    config = parse(["--config", str(path)])
+    text = {"text_encoder": str(ROOT / "configs" / "text_encoder_small"), "text_encoder_pretrained": False}
+    model = build_model(dataclasses.replace(config.model, **text), weights_follow=True)
+    build_criterion(config.loss)
+    groups = learning_rates(build_optimizer(model, config.optim))
+    build_schedule(config.optim)
+    assert groups["backbone"] == config.optim.backbone_lr and groups["rest"] == config.optim.lr
+    assert ("text_encoder" in groups) != config.model.freeze_text_encoder
+    assert "offsets" in groups
 
 
 def test_there_are_configurations() -> None:
