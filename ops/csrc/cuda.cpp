@@ -1,4 +1,4 @@
-// The operators on a GPU: checks, memory, device and stream. The kernels are in kernels.cuh.
+// The operators on a GPU: checks, memory, device and stream. The kernels are in cuda_kernels.cuh.
 #include <ATen/Context.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -13,8 +13,8 @@
 #include <algorithm>
 #include <tuple>
 
-#include "../check.h"
-#include "problem.h"
+#include "check.h"
+#include "cuda_problem.h"
 
 namespace ms_deform_attn {
 namespace cuda {

@@ -7,8 +7,8 @@
 
 #include <type_traits>
 
-#include "../sampling_point.h"
-#include "problem.h"
+#include "sampling_point.h"
+#include "cuda_problem.h"
 
 namespace ms_deform_attn {
 namespace cuda {

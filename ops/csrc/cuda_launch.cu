@@ -2,7 +2,7 @@
 // minutes over the rest.
 #include <algorithm>
 
-#include "kernels.cuh"
+#include "cuda_kernels.cuh"
 
 namespace ms_deform_attn {
 namespace cuda {

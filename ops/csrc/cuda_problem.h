@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "../sizes.h"
+#include "sizes.h"
 
 namespace ms_deform_attn {
 namespace cuda {

@@ -3,7 +3,7 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
-#include "cuda/kernels.cuh"
+#include "cuda_kernels.cuh"
 
 using namespace ms_deform_attn;
 using namespace ms_deform_attn::cuda;
