@@ -20,6 +20,7 @@ from datasets.collate import collate
 from datasets.videos import VideoDataset
 from engine import SupervisedModel, TrainingRun, evaluate, optimizer_step, train_one_epoch
 from models.build import build_criterion, build_model
+from models.criterion import mask_target
 from util.batch import Batch, ClipTargets
 from util.config import Config, OptimConfig
 from util.logs import RunLog
@@ -332,3 +333,34 @@ def test_what_has_no_annotations_cannot_be_evaluated(shapes_root: Path, tmp_path
     meta.write_text(json.dumps(content))
     with pytest.raises(ValueError, match="no object for expression"):
         evaluate(RightHalf(), VideoDataset(tmp_path, "valid"))
+
+
+@pytest.mark.slow
+def test_training_on_one_clip_overfits_it(plain_config: Config) -> None:
+    optim = dataclasses.replace(plain_config.optim, lr=2e-3, backbone_lr=2e-3, warmup_steps=10, weight_decay=0.0)
+    batch = collate(_samples(dataclasses.replace(plain_config, optim=optim), 1))
+    torch.manual_seed(0)
+    network = build_model(plain_config.model)
+    run = TrainingRun(
+        model=SupervisedModel(network, build_criterion(plain_config.loss)).train(),
+        optimizer=build_optimizer(network, optim),
+        schedule=build_schedule(optim),
+        loader=[],
+        sampler=ListLoader([]),
+        device=torch.device("cpu"),
+        clip_grad_norm=1.0,
+    )
+    first = optimizer_step(run, [batch])["loss"]
+    for run.step in range(1, 250):
+        losses = optimizer_step(run, [batch])
+    assert losses["loss"] < 0.15 * first
+    network.eval()
+    with torch.no_grad():
+        output = network(batch.frames, batch.padding_mask, batch.captions, batch.frame_sizes)[-1]
+    scores = output.class_logits[0].sigmoid().amax(-1)  # (T, N)
+    query = scores.mean(0).argmax()
+    mask = output.mask_logits[0, :, query] > 0  # (T, h, w) at stride 4
+    truth = mask_target(batch.targets[0].masks, *mask.shape[1:]) > 0
+    iou = ((mask & truth).sum() / (mask | truth).sum()).item()
+    assert iou > 0.8
+    assert (scores[batch.targets[0].visible, query] > 0.5).all()
