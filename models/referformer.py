@@ -24,6 +24,10 @@ from models.pixel_decoder import PixelDecoder, from_convolution
 from models.position_encoding import sine_position_2d
 from models.text_encoder import TextEncoder, TextFeatures, Tokens
 
+# Wavelengths of one to twenty frames, so that every channel tells places apart; with the 10,000 of the attention's
+# positions most channels are constant over a frame.
+CONTENT_TEMPERATURE = 20.0
+
 
 @dataclass(frozen=True)
 class VisualFeatures:
@@ -57,7 +61,7 @@ class ReferFormer(nn.Module):
         num_feature_levels: maps that enter the transformer.
         box_refine: every decoder layer has heads of its own and refines the boxes of the one before.
         num_heads: heads of the early fusion's attention.
-        position_in_content: add the sine positions to the projected maps, before the fusion.
+        position_in_content: amplitude of sine positions that are added to the projected maps, before the fusion.
     """
 
     def __init__(
@@ -74,7 +78,7 @@ class ReferFormer(nn.Module):
         num_feature_levels: int = 4,
         box_refine: bool = True,
         num_heads: int = 8,
-        position_in_content: bool = False,
+        position_in_content: float = 0.0,
     ):
         super().__init__()
         self.backbone, self.text_encoder = backbone, text_encoder
@@ -146,13 +150,15 @@ class ReferFormer(nn.Module):
             masks = [F.interpolate(padding_mask[:, None].float(), size=size)[:, 0].bool() for size in sizes]
         dim = self.query_embed.embedding_dim
         positions = [sine_position_2d(mask, dim).expand(b, -1, -1, -1) for mask in masks]
+        projected = [from_convolution(m, t) for m in projected]
+        if self.position_in_content:
+            for i, mask in enumerate(masks[1:]):
+                position = self.position_in_content * sine_position_2d(mask, dim, CONTENT_TEMPERATURE)
+                projected[i] = projected[i] + position[:, None].to(projected[i].dtype)
         masks = None if padding_mask is None else masks
         finest = self.pixel_decoder.look_finest(
             from_convolution(maps[0], t), positions[0], None if masks is None else masks[0]
         )
-        projected = [from_convolution(m, t) for m in projected]
-        if self.position_in_content:
-            projected = [m + p[:, None].to(m.dtype) for m, p in zip(projected, positions[1:], strict=True)]
         return VisualFeatures(projected, finest, positions, masks)
 
     def locate(self, visual: VisualFeatures, text: TextFeatures) -> tuple[Memory, list[DecoderState]]:

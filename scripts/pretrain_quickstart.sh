@@ -12,8 +12,9 @@ if [[ ! -e data/shapes_images/generated.json ]]; then
     "$python" -m datasets.shapes ytvos data/shapes_images --num_videos 4000 --num_valid_videos 50 --num_frames 1 --seed 1000
 fi
 # What things look like, then where they are: told both at once, a model this small takes longer over either.
-"$python" main.py --config configs/quickstart_pretrain.yaml --model.position_in_content false --train.seed 0 \
+"$python" main.py --config configs/quickstart_pretrain.yaml --model.position_in_content 0 --train.seed 0 \
     --train.init_checkpoint null --train.output_dir runs/quickstart_appearance --train.resume auto \
-    --optim.epochs 2 --optim.lr_drops [] --optim.warmup_steps 200 "$@"
+    --optim.epochs 2 --optim.lr_drops [] --optim.warmup_steps 200 \
+    --optim.text_encoder_lr 1.5e-4 --loss.class_weight 2 "$@"
 "$python" main.py --config configs/quickstart_pretrain.yaml --train.resume auto "$@"
 "$python" scripts/export_weights.py runs/quickstart_pretrain/checkpoint.pth configs/quickstart_weights.pth

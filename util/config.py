@@ -23,8 +23,9 @@ class ModelConfig:
         backbone_weights: where an untrained model's backbone starts: `imagenet`, a file of weights, or null (random).
         temporal_shift: share of a 2D residual backbone's channels that each block exchanges with the frame before and
             the frame after; 0 keeps frames apart, as the published models do.
-        position_in_content: add the sine positions to the features before the words are fused in. A deep backbone knows
-            where in the frame a pixel is, a small one does not and cannot tell left from right; false as published.
+        position_in_content: amplitude of sine positions added to the features before the words are fused in. A deep
+            backbone knows where in the frame a pixel is, a small one does not and cannot tell left from right; 0, as
+            published, adds none.
         hidden_dim: channels C of the transformer.
         num_queries: conditional queries N.
         num_heads: attention heads, in every attention.
@@ -51,7 +52,7 @@ class ModelConfig:
     backbone_options: dict[str, Any] = field(default_factory=dict)
     backbone_weights: str | None = None
     temporal_shift: float = 0.0
-    position_in_content: bool = False
+    position_in_content: float = 0.0
     hidden_dim: int = 256
     num_queries: int = 5
     num_heads: int = 8
