@@ -272,7 +272,7 @@ def _restore_run(
     run.means.load_state_dict(progress["means"], run.device)
     if len(states) != process.world_size and is_main_process():
         logger.warning(
-            "the checkpoint is of %d processes, this run has %d: the random state of some starts anew",
+            "the checkpoint is of %d processes, this run has %d: it goes on well, but not as the old run would have",
             len(states),
             process.world_size,
         )

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     set_up_logging()
     with distributed(config.train.device) as process:
         set_up_logging(None if config.train.evaluate_only else config.train.output_dir, is_main_process())
+        # Gradients of 1x1 convolutions over channels-last maps are copied, which costs next to nothing.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
         if config.train.num_threads:
             torch.set_num_threads(config.train.num_threads)
         if config.train.deterministic:
