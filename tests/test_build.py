@@ -34,12 +34,13 @@ def test_settings_reach_the_modules() -> None:
         freeze_text_encoder=True,
         max_tokens=9,
         temporal_shift=0.125,
+        position_in_content=0.7,
         activation_checkpointing=True,
     )
     model = build_model(config)
     assert isinstance(model.backbone, TimmBackbone) and model.backbone.shift.share == 0.125
     assert model.backbone.channels == (32, 32, 64, 64)
-    assert model.query_embed.weight.shape == (7, 64)
+    assert model.query_embed.weight.shape == (7, 64) and model.position_in_content == 0.7
     assert [tuple(head.weight.shape) for head in model.class_heads] == [(65, 64)] * 3
     assert len(model.box_heads) == 3 and len(model.input_proj) == 5
     transformer: DeformableTransformer = model.transformer

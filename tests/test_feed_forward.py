@@ -52,6 +52,24 @@ def test_recomputing_gives_the_same_gradients(dropout: float) -> None:
         assert a.abs().sum() > 0
 
 
+def test_dropout_acts_on_the_hidden_activations_and_on_the_result() -> None:
+    torch.manual_seed(0)
+    block = disturb(FeedForward(8, hidden_dim=64, dropout=0.5))
+    x = torch.randn(20, 8)
+    seen = []
+    block.linear2.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    block.norm.register_forward_pre_hook(lambda _, inputs: seen.append((inputs[0] - x).detach()))
+    block(x)
+    hidden = (x @ block.linear1.weight.T + block.linear1.bias).clamp(min=0).detach()
+    kept = seen[0] != 0
+    assert 0.4 < kept[hidden > 0].float().mean() < 0.6
+    torch.testing.assert_close(seen[0][kept], 2 * hidden[kept])
+    assert 0.35 < (seen[1] == 0).float().mean() < 0.65
+    block.eval()(x)
+    torch.testing.assert_close(seen[2], hidden)
+    assert (seen[3] != 0).all()
+
+
 def test_mlp_has_relu_between_its_layers_only() -> None:
     torch.manual_seed(0)
     mlp = disturb(MLP(4, 6, 2, num_layers=3), scale=1.0)

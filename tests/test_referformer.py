@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from models.build import build_criterion, build_model
-from models.referformer import ReferFormer
+from models.position_encoding import sine_position_2d
+from models.referformer import CONTENT_TEMPERATURE, ReferFormer
 from tests.small_model import (
     CAPTIONS,
     assert_gradients_close,
@@ -109,6 +110,24 @@ def test_queries_do_not_see_padding(model: ReferFormer) -> None:
     for a, b in zip(model.locate(visual, text)[1], model.locate(changed, text)[1], strict=True):
         torch.testing.assert_close(a.queries, b.queries, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(a.boxes, b.boxes)
+
+
+@torch.no_grad()
+def test_positions_in_the_content(model: ReferFormer) -> None:
+    """They are added to every projected map, by their amplitude, over what is not padding."""
+    clips = small_clips(MIXED)
+    amplified = copy.deepcopy(model)
+    amplified.position_in_content = 0.5
+    plain, positioned = (m.look(clips["frames"], clips["padding_mask"]) for m in (model, amplified))
+    assert torch.equal(positioned.finest, plain.finest)
+    for i, (a, b) in enumerate(zip(positioned.maps, plain.maps, strict=True)):
+        added = a - b
+        torch.testing.assert_close(added[:, 0], added[:, 1], atol=1e-5, rtol=0)  # the same in each frame
+        expected = 0.5 * sine_position_2d(plain.masks[1 + i], 32, CONTENT_TEMPERATURE)
+        torch.testing.assert_close(added[:, 0], expected, atol=1e-5, rtol=0)
+    still = amplified.look(clips["frames"][:1], None)
+    torch.testing.assert_close(still.maps[0], positioned.maps[0][:1], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(amplified(**clips)[-1].boxes, model(**clips)[-1].boxes, atol=1e-4)
 
 
 @torch.no_grad()
