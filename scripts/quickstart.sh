@@ -14,7 +14,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 config=${QUICKSTART_CONFIG:-configs/quickstart.yaml}
 folder=${QUICKSTART_DIR:-runs/quickstart}
-num_videos=${QUICKSTART_VIDEOS:-120}
+num_videos=${QUICKSTART_VIDEOS:-150}
 num_valid_videos=${QUICKSTART_VALID_VIDEOS:-40}
 num_frames=${QUICKSTART_FRAMES:-12}
 
