@@ -184,9 +184,8 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     limits = (cache_limit(device), memory_limit(device))
-    print(
-        f"PyTorch {torch.__version__}, {device}, {options.threads} CPU threads; {torch.backends.cpu.get_cpu_capability()}"
-    )
+    instructions = torch.backends.cpu.get_cpu_capability()
+    print(f"PyTorch {torch.__version__}, {device}, {options.threads} CPU threads, {instructions}")
     print(f"limits: cache {limits[0]:.1f} GB/s, memory {limits[1]:.1f} GB/s")
     if "package" not in contestants(device):
         print("torch-ms-deform-attn is not importable: no comparison with it")
