@@ -1,6 +1,6 @@
 """Makes a small text encoder to train from scratch: a RoBERTa configuration and a byte-level BPE tokenizer.
 
-    python scripts/make_text_encoder.py configs/text_encoder_small data/shapes/meta_expressions/train/meta_expressions.json
+    python scripts/make_text_encoder.py FOLDER data/shapes/meta_expressions/train/meta_expressions.json
 
 The tokenizer is trained on the captions of the files given; words it has never seen fall into bytes, so any sentence
 can be read. Name the folder in `model.text_encoder`, with `model.text_encoder_pretrained false`.

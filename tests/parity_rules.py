@@ -29,11 +29,11 @@ def frames(case: dict) -> list[np.ndarray]:
 def token_ids(case: dict) -> list[list[int]]:
     """RoBERTa ids per caption: <s>, words, </s>. Shorter captions are padded with id 1, attention mask 0."""
     rng = np.random.default_rng(case["seed"] + 1)
-    return [[0] + rng.integers(5, 50000, n).tolist() + [2] for n in case["ntok"]]
+    return [[0, *rng.integers(5, 50000, n).tolist(), 2] for n in case["ntok"]]
 
 
 def targets(case: dict) -> list[dict]:
-    """Per clip: masks (T, h, w), boxes cxcywh in [0, 1] (T, 4), visible (T,), labels (T,). T is 1 with a valid_index."""
+    """Per clip: masks (T, h, w), boxes cxcywh in [0, 1] (T, 4), visible (T,), labels (T,); T = 1 with a valid_index."""
     rng = np.random.default_rng(case["seed"] + 2)
     out = []
     for h, w in case["sizes"]:

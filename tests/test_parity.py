@@ -1,13 +1,11 @@
 """This project's model against numbers measured on the published one; see tests/parity.py."""
 
-import gzip
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models.checkpoint import from_published_name, to_published, to_published_name
 from tests import parity
 
 DATA = Path(__file__).parent / "data"
