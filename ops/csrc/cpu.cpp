@@ -13,8 +13,8 @@
 
 #include "check.h"
 #include "cpu_kernels.h"
-#include "zeros_on_demand.h"
 #include "sampling_point.h"
+#include "zeros_on_demand.h"
 
 namespace ms_deform_attn {
 namespace {
@@ -31,7 +31,9 @@ CpuKernels choose_kernels(const at::Tensor& value) {
   if (!__builtin_cpu_supports("f16c")) kernels_for = baseline::kernels_for;
 #endif
   const CpuKernels kernels = kernels_for(value.scalar_type());
-  TORCH_CHECK_VALUE(kernels.forward, "value is ", value.scalar_type(), "; expected float32, float64, bfloat16 or float16");
+  TORCH_CHECK_VALUE(
+      kernels.forward, "value is ", value.scalar_type(), "; expected float32, float64, bfloat16 or float16"
+  );
   return kernels;
 }
 
@@ -40,14 +42,21 @@ bool locations_as_value(const at::Tensor& value, const at::Tensor& locations) {
 }
 
 at::Tensor forward(
-    const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations, const at::Tensor& weights) {
+    const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations, const at::Tensor& weights
+) {
   const Sizes sizes = check_sizes(value, shapes, locations, weights);
   const CpuKernels kernels = choose_kernels(value);
   const at::Tensor value_ = value.contiguous(), locations_ = locations.contiguous(), weights_ = weights.contiguous();
   const at::Tensor zeros = at::zeros({sizes.channels}, value.options());
   const at::Tensor output = at::empty({sizes.batch, sizes.queries, sizes.heads * sizes.channels}, value.options());
   const ForwardData data{
-      locations_as_value(value, locations), value_.const_data_ptr(), locations_.const_data_ptr(), weights_.const_data_ptr(), zeros.const_data_ptr(), output.mutable_data_ptr()};
+      locations_as_value(value, locations),
+      value_.const_data_ptr(),
+      locations_.const_data_ptr(),
+      weights_.const_data_ptr(),
+      zeros.const_data_ptr(),
+      output.mutable_data_ptr()
+  };
   const int64_t work_of_row = std::max<int64_t>(1, kCorners * sizes.samples() * sizes.heads * sizes.channels);
   const int64_t grain = std::max<int64_t>(1, kWorkOfThread / work_of_row);
   at::parallel_for(0, sizes.batch * sizes.queries, grain, [&](int64_t begin, int64_t end) {
@@ -57,11 +66,9 @@ at::Tensor forward(
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
-    const at::Tensor& grad_output,
-    const at::Tensor& value,
-    at::IntArrayRef shapes,
-    const at::Tensor& locations,
-    const at::Tensor& weights) {
+    const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations,
+    const at::Tensor& weights
+) {
   const Sizes sizes = check_sizes(value, shapes, locations, weights);
   check_grad_output(grad_output, value, sizes);
   const CpuKernels kernels = choose_kernels(value);
@@ -87,7 +94,8 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
       weights_.const_data_ptr(),
       grad_value.mutable_data_ptr(),
       grad_locations.mutable_data_ptr(),
-      grad_weights.mutable_data_ptr()};
+      grad_weights.mutable_data_ptr()
+  };
   const int64_t tasks = sizes.batch * sizes.heads * (levels / levels_at_once);
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) { kernels.backward(sizes, data, begin, end); });
   return {grad_value, grad_locations, grad_weights};

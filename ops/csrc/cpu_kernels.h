@@ -29,8 +29,8 @@ struct BackwardData {
 struct CpuKernels {
   // Rows [begin, end) of the output, seen as (batch * queries, heads * channels).
   void (*forward)(const Sizes&, const ForwardData&, int64_t begin, int64_t end);
-  // Tasks [begin, end) of (batch, heads, levels / levels_at_once): the gradients of a task's values and points, which no
-  // other task touches.
+  // Tasks [begin, end) of (batch, heads, levels / levels_at_once): the gradients of a task's values and points, which
+  // no other task touches.
   void (*backward)(const Sizes&, const BackwardData&, int64_t begin, int64_t end);
 };
 

@@ -153,61 +153,34 @@ struct Block<c10::Half, C> {
   }
 };
 
-// Lane i of the result is lane Pattern::source(i) of a followed by b.
-template <typename Pattern, typename V, int... kLane>
-MSDA_FUNCTION auto pick_lanes(const V& a, const V& b, std::integer_sequence<int, kLane...>) {
-#if defined(__clang__) || __GNUC__ >= 12
-  return __builtin_shufflevector(a, b, Pattern::source(kLane)...);
-#else
-  using T = std::remove_reference_t<decltype(a[0])>;
-  Vector<std::remove_cv_t<T>, sizeof...(kLane)> result;
-  constexpr int kLanes = sizeof(V) / sizeof(T);
-  for (int lane = 0; lane < static_cast<int>(sizeof...(kLane)); ++lane) {
-    const int from = Pattern::source(lane);
-    result[lane] = from < kLanes ? a[from] : b[from - kLanes];
-  }
-  return result;
-#endif
+template <typename T>
+using AccumulateOf = typename Block<T, 1>::Acc;
+
+// Calls STEP(C) with `channel` as the first one, for blocks of C channels that make up all of them.
+#define MSDA_FOR_CHANNEL_BLOCKS(channels, STEP)                 \
+  do {                                                          \
+    int64_t channel = 0;                                        \
+    for (; (channels) - channel >= 32; channel += 32) STEP(32); \
+    for (; (channels) - channel >= 16; channel += 16) STEP(16); \
+    for (; (channels) - channel >= 8; channel += 8) STEP(8);    \
+    for (; (channels) - channel >= 4; channel += 4) STEP(4);    \
+    for (; (channels) - channel >= 1; channel += 1) STEP(1);    \
+  } while (false)
+
+// Between a tensor and scratch memory, which keeps registers as they are.
+template <typename T, int C>
+MSDA_FUNCTION void widen_block(const T* from, AccumulateOf<T>* to) {
+  using B = Block<T, C>;
+  typename B::Register registers[B::kRegisters];
+  B::load(from, registers);
+  for (int r = 0; r < B::kRegisters; ++r) store_vector(to + r * B::kLanes, registers[r]);
 }
-
-// Both hold groups of kSize lanes. The halves of each group are added, which leaves twice as many groups in one register.
-template <int kSize, bool kUpper>
-struct HalvesOfGroups {
-  static constexpr int source(int lane) {
-    return lane / (kSize / 2) * kSize + lane % (kSize / 2) + (kUpper ? kSize / 2 : 0);
-  }
-};
-template <int kSize, typename T, int N>
-MSDA_FUNCTION Vector<T, N> fold(const Vector<T, N>& a, const Vector<T, N>& b) {
-  constexpr auto lanes = std::make_integer_sequence<int, N>{};
-  return pick_lanes<HalvesOfGroups<kSize, false>>(a, b, lanes) + pick_lanes<HalvesOfGroups<kSize, true>>(a, b, lanes);
-}
-
-template <int kDistance>
-struct Neighbour {
-  static constexpr int source(int lane) { return lane ^ kDistance; }
-};
-template <int kStep>
-struct Every {
-  static constexpr int source(int lane) { return lane * kStep; }
-};
-
-// The sums of the lanes of each of four registers.
-template <typename T, int N>
-MSDA_FUNCTION Vector<T, 4> sum_lanes(const Vector<T, N> (&registers)[4]) {
-  if constexpr (N < 4) {
-    Vector<T, 4> sums = {registers[0][0], registers[1][0], registers[2][0], registers[3][0]};
-    for (int lane = 1; lane < N; ++lane) {
-      for (int i = 0; i < 4; ++i) sums[i] += registers[i][lane];
-    }
-    return sums;
-  } else {
-    constexpr auto lanes = std::make_integer_sequence<int, N>{};
-    auto quarters = fold<N / 2, T, N>(fold<N, T, N>(registers[0], registers[1]), fold<N, T, N>(registers[2], registers[3]));
-    if constexpr (N >= 16) quarters += pick_lanes<Neighbour<2>>(quarters, quarters, lanes);
-    if constexpr (N >= 8) quarters += pick_lanes<Neighbour<1>>(quarters, quarters, lanes);
-    return pick_lanes<Every<N / 4>>(quarters, quarters, std::make_integer_sequence<int, 4>{});
-  }
+template <typename T, int C>
+MSDA_FUNCTION void narrow_block(const AccumulateOf<T>* from, T* to) {
+  using B = Block<T, C>;
+  typename B::Register registers[B::kRegisters];
+  for (int r = 0; r < B::kRegisters; ++r) registers[r] = load_vector<typename B::Register>(from + r * B::kLanes);
+  B::store(to, registers);
 }
 
 }  // namespace MSDA_INSTRUCTIONS

@@ -22,7 +22,9 @@ namespace {
 
 // Sets what both directions share. Returns the memory of the levels that do not travel with the arguments.
 at::Tensor fill_problem(
-    Problem& problem, const Sizes& sizes, const at::Tensor& value, const at::Tensor& locations, const at::Tensor& weights) {
+    Problem& problem, const Sizes& sizes, const at::Tensor& value, const at::Tensor& locations,
+    const at::Tensor& weights
+) {
   problem.batch = sizes.batch;
   problem.positions = sizes.positions;
   problem.heads = sizes.heads;
@@ -48,7 +50,8 @@ at::Tensor fill_problem(
 }
 
 at::Tensor forward(
-    const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations, const at::Tensor& weights) {
+    const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations, const at::Tensor& weights
+) {
   const Sizes sizes = check_sizes(value, shapes, locations, weights);
   const c10::cuda::CUDAGuard guard(value.device());
   const at::Tensor value_ = value.contiguous(), locations_ = locations.contiguous(), weights_ = weights.contiguous();
@@ -64,11 +67,9 @@ at::Tensor forward(
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
-    const at::Tensor& grad_output,
-    const at::Tensor& value,
-    at::IntArrayRef shapes,
-    const at::Tensor& locations,
-    const at::Tensor& weights) {
+    const at::Tensor& grad_output, const at::Tensor& value, at::IntArrayRef shapes, const at::Tensor& locations,
+    const at::Tensor& weights
+) {
   const Sizes sizes = check_sizes(value, shapes, locations, weights);
   check_grad_output(grad_output, value, sizes);
   const c10::cuda::CUDAGuard guard(value.device());

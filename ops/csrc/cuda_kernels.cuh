@@ -7,8 +7,8 @@
 
 #include <type_traits>
 
-#include "sampling_point.h"
 #include "cuda_problem.h"
+#include "sampling_point.h"
 
 namespace ms_deform_attn {
 namespace cuda {
@@ -47,12 +47,12 @@ __device__ __forceinline__ void store_place(void* places, bool as_value, int64_t
 
 template <typename T>
 __device__ __forceinline__ SamplingPoint<AccumulateOf<T>, int32_t> load_point(
-    const Problem& problem, int64_t index, const Level& level) {
+    const Problem& problem, int64_t index, const Level& level
+) {
   return locate(
       load_place<T>(problem.locations, problem.locations_as_value, 2 * index),
-      load_place<T>(problem.locations, problem.locations_as_value, 2 * index + 1),
-      level.height,
-      level.width);
+      load_place<T>(problem.locations, problem.locations_as_value, 2 * index + 1), level.height, level.width
+  );
 }
 
 template <int V, typename Acc>
@@ -111,8 +111,9 @@ __global__ void __launch_bounds__(kThreadsOfBlock) forward_kernel(const ForwardP
   }
 }
 
-// `threads_of_row` threads for a row, a power of two within a warp. Each takes every threads_of_row-th pack of channels,
-// and what they find of the points' gradients is added up. With kScatter the gradients of the values are added too.
+// `threads_of_row` threads for a row, a power of two within a warp. Each takes every threads_of_row-th pack of
+// channels, and what they find of the points' gradients is added up. With kScatter the gradients of the values are
+// added too.
 template <typename T, int V, bool kScatter>
 __global__ void __launch_bounds__(kThreadsOfBlock) backward_kernel(const BackwardProblem problem, int threads_of_row) {
   using Acc = AccumulateOf<T>;
@@ -158,12 +159,9 @@ __global__ void __launch_bounds__(kThreadsOfBlock) backward_kernel(const Backwar
           }
         }
         auto found = point_gradient(
-            point.fraction_x,
-            point.fraction_y,
-            weight,
-            products,
-            static_cast<Acc>(level.height),
-            static_cast<Acc>(level.width));
+            point.fraction_x, point.fraction_y, weight, products, static_cast<Acc>(level.height),
+            static_cast<Acc>(level.width)
+        );
         for (int distance = threads_of_row / 2; distance > 0; distance /= 2) {
           found.location_x += __shfl_xor_sync(0xffffffffu, found.location_x, distance);
           found.location_y += __shfl_xor_sync(0xffffffffu, found.location_y, distance);
@@ -179,7 +177,8 @@ __global__ void __launch_bounds__(kThreadsOfBlock) backward_kernel(const Backwar
   }
 }
 
-// The gradients of the values in an order that never changes: one thread adds up all that falls on one channel of a map.
+// The gradients of the values in an order that never changes: one thread adds up all that falls on one channel of a
+// map.
 template <typename T>
 __global__ void __launch_bounds__(kThreadsOfBlock) grad_value_kernel(const BackwardProblem problem) {
   using Acc = AccumulateOf<T>;

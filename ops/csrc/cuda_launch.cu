@@ -1,5 +1,5 @@
-// Which kernel with how many threads. No PyTorch header beyond its half-precision numbers is read here, since nvcc takes
-// minutes over the rest.
+// Which kernel with how many threads. No PyTorch header beyond its half-precision numbers is read here, since nvcc
+// takes minutes over the rest.
 #include <algorithm>
 
 #include "cuda_kernels.cuh"
@@ -51,7 +51,7 @@ void choose_forward(const ForwardProblem& problem, cudaStream_t stream) {
 template <typename T>
 void choose_backward(const BackwardProblem& problem, cudaStream_t stream) {
   const bool wide = problem.channels % kWide<T> == 0 && starts_at(problem.value, 16) &&
-      starts_at(problem.grad_output, 16) && starts_at(problem.grad_value, 16);
+                    starts_at(problem.grad_output, 16) && starts_at(problem.grad_value, 16);
   wide ? backward<T, kWide<T>>(problem, stream) : backward<T, 1>(problem, stream);
 }
 

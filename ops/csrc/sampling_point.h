@@ -84,7 +84,8 @@ struct PointGradient {
 // `products` are the scalar products of the output's gradient with each corner's value, 0 for a corner outside.
 template <typename Real>
 MSDA_INLINE PointGradient<Real> point_gradient(
-    Real fraction_x, Real fraction_y, Real attention_weight, const Real (&products)[kCorners], Real height, Real width) {
+    Real fraction_x, Real fraction_y, Real attention_weight, const Real (&products)[kCorners], Real height, Real width
+) {
   const Real top = (1.0f - fraction_x) * products[0] + fraction_x * products[1];
   const Real bottom = (1.0f - fraction_x) * products[2] + fraction_x * products[3];
   const Real along_x = (1.0f - fraction_y) * (products[1] - products[0]) + fraction_y * (products[3] - products[2]);

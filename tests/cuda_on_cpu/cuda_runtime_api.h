@@ -1,5 +1,5 @@
-// Enough of CUDA's language to run kernels on a CPU, one warp at a time: the 32 threads of a warp are contexts that take
-// turns whenever they exchange numbers. It stands in for CUDA's own header, so that no toolkit is needed.
+// Enough of CUDA's language to run kernels on a CPU, one warp at a time: the 32 threads of a warp are contexts that
+// take turns whenever they exchange numbers. It stands in for CUDA's own header, so that no toolkit is needed.
 #pragma once
 
 #include <ucontext.h>

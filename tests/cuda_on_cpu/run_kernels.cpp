@@ -17,7 +17,9 @@ struct Type {};
 
 // `numbers`: batch, positions, heads, channels, queries, points, then height and width of each level.
 template <typename Problem>
-Problem make_problem(const int64_t* numbers, int levels, bool locations_as_value, const void* const* inputs, std::vector<Level>& more) {
+Problem make_problem(
+    const int64_t* numbers, int levels, bool locations_as_value, const void* const* inputs, std::vector<Level>& more
+) {
   Problem problem{};
   problem.batch = numbers[0];
   problem.positions = numbers[1];
@@ -65,7 +67,9 @@ void with_type(int type, Function function) {
 }  // namespace
 
 extern "C" void run_forward(
-    int type, bool wide, bool locations_as_value, const int64_t* numbers, int levels, const void* const* inputs, void* output) {
+    int type, bool wide, bool locations_as_value, const int64_t* numbers, int levels, const void* const* inputs,
+    void* output
+) {
   std::vector<Level> more;
   auto problem = make_problem<ForwardProblem>(numbers, levels, locations_as_value, inputs, more);
   problem.output = output;
@@ -79,16 +83,9 @@ extern "C" void run_forward(
 }
 
 extern "C" void run_backward(
-    int type,
-    bool wide,
-    bool locations_as_value,
-    bool deterministic,
-    int threads_of_row,
-    const int64_t* numbers,
-    int levels,
-    const void* const* inputs,
-    const void* grad_output,
-    void* const* gradients) {
+    int type, bool wide, bool locations_as_value, bool deterministic, int threads_of_row, const int64_t* numbers,
+    int levels, const void* const* inputs, const void* grad_output, void* const* gradients
+) {
   std::vector<Level> more;
   auto problem = make_problem<BackwardProblem>(numbers, levels, locations_as_value, inputs, more);
   problem.deterministic = deterministic;

@@ -1,0 +1,67 @@
+// The forward kernel.
+#pragma once
+
+#include "cpu_kernels.h"
+#include "cpu_points.h"
+
+namespace ms_deform_attn {
+namespace MSDA_INSTRUCTIONS {
+
+// Weighted sum of the corners of points [first, first + count).
+template <typename T, int C>
+MSDA_FUNCTION void gather(const T* value, Points<AccumulateOf<T>>& points, int64_t first, int64_t count, T* output) {
+  using B = Block<T, C>;
+  using Register = typename B::Register;
+  // Several sums side by side keep the multipliers busy; too many do not fit into the registers.
+  constexpr int kSums = B::kRegisters >= 8 ? 1 : B::kRegisters >= 4 ? 2 : 4;
+  Register sums[kSums][B::kRegisters];
+  for (auto& registers : sums) {
+    for (auto& one : registers) one = Register{};
+  }
+  const int64_t* offsets[kCorners];
+  const AccumulateOf<T>* shares[kCorners];
+  for (int k = 0; k < kCorners; ++k) {
+    offsets[k] = points.offset[k] + first;
+    shares[k] = points.share[k] + first;
+  }
+  for (int64_t i = 0; i < count; ++i) {
+    for (int k = 0; k < kCorners; ++k) {
+      Register corner[B::kRegisters];
+      B::load(value + offsets[k][i], corner);
+      for (int r = 0; r < B::kRegisters; ++r) sums[k % kSums][r] += shares[k][i] * corner[r];
+    }
+  }
+  for (int s = 1; s < kSums; ++s) {
+    for (int r = 0; r < B::kRegisters; ++r) sums[0][r] += sums[s][r];
+  }
+  B::store(output, sums[0]);
+}
+
+template <typename T>
+MSDA_TARGET void forward(const Sizes& sizes, const ForwardData& data, int64_t begin, int64_t end) {
+  const int64_t samples = sizes.samples(), heads = sizes.heads, channels = sizes.channels;
+  const int64_t stride = heads * channels;
+  Points<AccumulateOf<T>> points(heads * samples);
+  for (int64_t i = 0; i < heads * samples; ++i) {
+    const Level& level = sizes.levels[i % samples / sizes.points];
+    points.height[i] = level.height;
+    points.width[i] = level.width;
+    points.origin[i] = level.start * stride + i / samples * channels;
+  }
+  for (int64_t row = begin; row < end; ++row) {
+    const T* value = static_cast<const T*>(data.value) + row / sizes.queries * sizes.positions * stride;
+    T* output = static_cast<T*>(data.output) + row * stride;
+    load_points<T>(
+        data.locations, data.weights, data.locations_as_value, row * heads * samples, heads * samples, points, 0
+    );
+    points.find(heads * samples, stride, static_cast<const T*>(data.zeros) - value);
+    for (int64_t head = 0; head < heads; ++head) {
+#define MSDA_STEP(C) gather<T, C>(value + channel, points, head * samples, samples, output + head * channels + channel)
+      MSDA_FOR_CHANNEL_BLOCKS(channels, MSDA_STEP);
+#undef MSDA_STEP
+    }
+  }
+}
+
+}  // namespace MSDA_INSTRUCTIONS
+}  // namespace ms_deform_attn
