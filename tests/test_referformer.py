@@ -113,6 +113,25 @@ def test_queries_do_not_see_padding(model: ReferFormer) -> None:
 
 
 @torch.no_grad()
+def test_what_the_model_knows_before_the_sentence(model: ReferFormer) -> None:
+    """Projected maps, and masks, positions and the pyramid's finest level, each of its own stride."""
+    clips = small_clips(MIXED)
+    visual, maps = model.look(clips["frames"], clips["padding_mask"]), model.backbone(clips["frames"])
+    sources = [*maps[1:], maps[3]]  # the fourth level is made of the raw stride-32 map too
+    for level, source, projection in zip(visual.maps, sources, model.input_proj, strict=True):
+        torch.testing.assert_close(level.flatten(0, 1).permute(0, 3, 1, 2), projection(source))
+    for stride, mask, position in zip((4, 8, 16, 32, 64), visual.masks, visual.positions, strict=True):
+        assert mask.shape == (3, -(-64 // stride), -(-96 // stride))
+        rows, columns = (torch.arange(n) * full // n for n, full in zip(mask.shape[1:], (64, 96), strict=True))
+        assert torch.equal(mask, clips["padding_mask"][:, 0][:, rows][:, :, columns])
+        assert torch.equal(position, sine_position_2d(mask, 32))
+    finest = model.pixel_decoder.levels[0].look(
+        maps[0].permute(0, 2, 3, 1).unflatten(0, (3, 2)), visual.positions[0], visual.masks[0]
+    )
+    torch.testing.assert_close(visual.finest, finest)
+
+
+@torch.no_grad()
 def test_positions_in_the_content(model: ReferFormer) -> None:
     """They are added to every projected map, by their amplitude, over what is not padding."""
     clips = small_clips(MIXED)
