@@ -11,7 +11,7 @@ python=.venv/bin/python
 if [[ ! -e data/shapes_images/generated.json ]]; then
     "$python" -m datasets.shapes ytvos data/shapes_images --num_videos 4000 --num_valid_videos 50 --num_frames 1 --seed 1000
 fi
-# What things look like, then where they are: told both at once, a model this small takes longer over either.
+# What things look like first, then where they are: the two stages that the shipped weights were made in.
 "$python" main.py --config configs/quickstart_pretrain.yaml --model.position_in_content 0 --train.seed 0 \
     --train.init_checkpoint null --train.output_dir runs/quickstart_appearance --train.resume auto \
     --optim.epochs 2 --optim.lr_drops [] --optim.warmup_steps 200 \
