@@ -38,6 +38,8 @@ def to_reference(model: nn.Module) -> nn.Module:
     for module in model.modules():
         if type(module) in switch:
             module.__class__ = switch[type(module)]
+        if hasattr(module, "recompute"):
+            module.recompute = False
         if isinstance(module, MSDeformAttn):
             module.backend = "torch"  # bilinear sampling by grid_sample
     return model
