@@ -47,15 +47,16 @@ def ms_deform_attn_reference(
         maps = value.to(dtype).split([h * w for h, w in spatial_shapes], dim=1)
         low, high = FAR_OUTSIDE
         grid = sampling_locations.to(dtype).nan_to_num(nan=low, posinf=high, neginf=low).clamp(low, high) * 2 - 1
-        sampled = []
+        output = value.new_zeros((), dtype=dtype)  # (N * heads, d, Lq), level by level to hold one level's samples
         for level, (height, width) in enumerate(spatial_shapes):
             # (N, h * w, heads, d) -> (N * heads, d, h, w)
             level_map = maps[level].permute(0, 2, 3, 1).reshape(batch * num_heads, channels, height, width)
             # (N, Lq, heads, points, 2) -> (N * heads, Lq, points, 2)
             level_grid = grid[:, :, :, level].transpose(1, 2).reshape(batch * num_heads, num_queries, num_points, 2)
-            sampled.append(F.grid_sample(level_map, level_grid, mode="bilinear", align_corners=False))
-        # (N, Lq, heads, levels, points) -> (N * heads, 1, Lq, levels * points)
-        weights = attention_weights.to(dtype).transpose(1, 2).reshape(batch * num_heads, 1, num_queries, -1)
-        output = (torch.cat(sampled, dim=-1) * weights).sum(-1)  # (N * heads, d, Lq)
+            # (N, Lq, heads, points) -> (N * heads, 1, Lq, points)
+            weights = attention_weights[:, :, :, level].to(dtype).transpose(1, 2)
+            weights = weights.reshape(batch * num_heads, 1, num_queries, num_points)
+            sampled = F.grid_sample(level_map, level_grid, mode="bilinear", align_corners=False)
+            output = output + (sampled * weights).sum(-1)
     output = output.view(batch, num_heads * channels, num_queries).transpose(1, 2)
     return output.to(value.dtype).contiguous()

@@ -49,7 +49,10 @@ at::Tensor forward(
   const at::Tensor value_ = value.contiguous(), locations_ = locations.contiguous(), weights_ = weights.contiguous();
   const at::Tensor zeros = at::zeros({sizes.channels}, value.options());
   const at::Tensor output = at::empty({sizes.batch, sizes.queries, sizes.heads * sizes.channels}, value.options());
+  // With few queries nearly every corner is the first to be read of its place in memory.
+  const bool prefetch = kCorners * sizes.queries * sizes.samples() < sizes.positions;
   const ForwardData data{
+      prefetch,
       locations_as_value(value, locations),
       value_.const_data_ptr(),
       locations_.const_data_ptr(),

@@ -37,6 +37,19 @@ MSDA_FUNCTION void gather(const T* value, Points<AccumulateOf<T>>& points, int64
   B::store(output, sums[0]);
 }
 
+// Asks for the corners of points [first, first + count) ahead of their use.
+template <typename T>
+MSDA_FUNCTION void prefetch(
+    const T* value, const Points<AccumulateOf<T>>& points, int64_t first, int64_t count, int64_t channels
+) {
+  constexpr int64_t kLine = 64 / sizeof(T);
+  for (int64_t i = first; i < first + count; ++i) {
+    for (int k = 0; k < kCorners; ++k) {
+      for (int64_t c = 0; c < channels; c += kLine) __builtin_prefetch(value + points.offset[k][i] + c);
+    }
+  }
+}
+
 template <typename T>
 MSDA_TARGET void forward(const Sizes& sizes, const ForwardData& data, int64_t begin, int64_t end) {
   const int64_t samples = sizes.samples(), heads = sizes.heads, channels = sizes.channels;
@@ -56,6 +69,7 @@ MSDA_TARGET void forward(const Sizes& sizes, const ForwardData& data, int64_t be
     );
     points.find(heads * samples, stride, static_cast<const T*>(data.zeros) - value);
     for (int64_t head = 0; head < heads; ++head) {
+      if (data.prefetch && head + 1 < heads) prefetch(value, points, (head + 1) * samples, samples, channels);
 #define MSDA_STEP(C) gather<T, C>(value + channel, points, head * samples, samples, output + head * channels + channel)
       MSDA_FOR_CHANNEL_BLOCKS(channels, MSDA_STEP);
 #undef MSDA_STEP

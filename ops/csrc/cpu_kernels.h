@@ -12,6 +12,7 @@ namespace ms_deform_attn {
 // Contiguous tensors. Locations and weights are of the value's type, or of the one sums are held in: float32 for half
 // precision.
 struct ForwardData {
+  bool prefetch;  // few values are read twice, so most come from memory
   bool locations_as_value;
   const void *value, *locations, *weights;
   const void* zeros;  // `channels` zeros of the value's type, read for corners outside a map
