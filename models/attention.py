@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from models.dropout import dropout
 from models.precision import full_precision
 
 
@@ -39,9 +40,20 @@ class MultiHeadAttention(nn.Module):
             )
         ]
         attend = None if key_padding_mask is None else ~key_padding_mask[:, None, None, :]
-        dropout = self.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(*projected, attn_mask=attend, dropout_p=dropout)
+        if self.training and self.dropout:
+            attended = self._attend_with_dropout(*projected, attend)
+        else:
+            attended = F.scaled_dot_product_attention(*projected, attn_mask=attend)
         return self.out_proj(rearrange(attended, "b h n d -> b n (h d)"))
+
+    def _attend_with_dropout(self, query: Tensor, key: Tensor, value: Tensor, attend: Tensor | None) -> Tensor:
+        """Attention among (B, h, Q, d), (B, h, K, d) and (B, h, K, d), its weights dropped at random."""
+        if query.device.type != "cpu":
+            return F.scaled_dot_product_attention(query, key, value, attn_mask=attend, dropout_p=self.dropout)
+        logits = (query / math.sqrt(query.shape[-1])) @ key.transpose(-2, -1)
+        if attend is not None:
+            logits = logits.masked_fill(~attend, -torch.inf)
+        return dropout(logits.softmax(-1), self.dropout, training=True).to(value.dtype) @ value
 
 
 class WordAttention(MultiHeadAttention):
@@ -79,7 +91,7 @@ class WordAttention(MultiHeadAttention):
         if visual_position is not None:
             word_bias = word_bias + torch.bmm(visual_position, word_keys)  # (B, P, h S)
         probability = (logits + word_bias[:, None]).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        probability = F.dropout(probability, self.dropout, self.training)
+        probability = dropout(probability, self.dropout, self.training)
 
         attended = torch.bmm(probability.view(b, t * p, -1).to(visual.dtype), word_values.to(visual.dtype))
         return (attended + self.out_proj.bias.to(visual.dtype)).view(visual.shape)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import MultiHeadAttention
+from models.dropout import Dropout
 from models.feed_forward import MLP, FeedForward
 from models.precision import full_precision
 from ops.module import MSDeformAttn
@@ -69,7 +70,7 @@ class EncoderLayer(nn.Module):
         super().__init__()
         self.self_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.ffn = FeedForward(dim, ffn_dim, dropout)
 
     def forward(self, memory: Memory, position: Tensor, reference_points: Tensor, tokens: Tensor) -> Tensor:
@@ -88,7 +89,7 @@ class DecoderLayer(nn.Module):
         self.self_norm = nn.LayerNorm(dim)
         self.cross_attn = MSDeformAttn(dim, num_levels, num_heads, num_points)
         self.cross_norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.ffn = FeedForward(dim, ffn_dim, dropout)
 
     def forward(self, queries: Tensor, position: Tensor, references: Tensor, memory: Memory) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.attention import MultiHeadAttention, WordAttention
+from models.dropout import Dropout
 from models.feed_forward import FeedForward
 from models.text_encoder import TextFeatures
 
@@ -42,7 +43,7 @@ class VisionLanguageBlock(nn.Module):
         self.word_attn = WordAttention(dim, num_heads, dropout)
         self.word_norm = nn.LayerNorm(dim)
         self.ffn = FeedForward(dim, ffn_dim, dropout)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.reduction = reduction
 
     def attend_frames(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:

@@ -17,6 +17,7 @@ from torchvision.models import resnet
 
 from models.attention import MultiHeadAttention, WordAttention
 from models.backbones import FrozenBottleneck, FrozenResNet
+from models.dropout import Dropout
 from models.feed_forward import FeedForward
 from models.mask_head import DynamicMaskHead, pixel_grid
 from models.pixel_decoder import PyramidLevel, VisionLanguageBlock, from_convolution, to_convolution
@@ -31,6 +32,7 @@ def to_reference(model: nn.Module) -> nn.Module:
         FrozenBottleneck: resnet.Bottleneck,
         MultiHeadAttention: ReferenceAttention,
         WordAttention: ReferenceWordAttention,
+        Dropout: nn.Dropout,
         FeedForward: ReferenceFeedForward,
         PyramidLevel: ReferencePyramidLevel,
         DynamicMaskHead: ReferenceMaskHead,

@@ -16,6 +16,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from models.dropout import Dropout
 from models.position_encoding import sine_position_1d
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ class Resizer(nn.Module):
         super().__init__()
         self.linear = nn.Linear(in_dim, dim)
         self.norm = nn.LayerNorm(dim, eps=1e-12)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.norm(self.linear(x)))

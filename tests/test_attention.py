@@ -77,3 +77,24 @@ def test_dropout_acts_in_training_only(kind: type[MultiHeadAttention]) -> None:
     assert not torch.equal(attention(*inputs), attention(*inputs))
     attention.eval()
     assert torch.equal(attention(*inputs), attention(*inputs))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_weights_are_dropped_before_the_values(padded: bool) -> None:
+    """With values that are unit vectors the result is the weights: what stays is scaled, the rest is gone."""
+    torch.manual_seed(0)
+    attention = disturb(MultiHeadAttention(8, num_heads=1, dropout=0.5)).double()
+    with torch.no_grad():
+        attention.in_proj_weight[16:].copy_(torch.eye(8))
+        attention.in_proj_bias[16:].zero_()
+        attention.out_proj.weight.copy_(torch.eye(8))
+        attention.out_proj.bias.zero_()
+    x = torch.randn(1, 300, 8, dtype=torch.float64)
+    key, value = torch.randn(1, 8, 8, dtype=torch.float64), torch.eye(8, dtype=torch.float64)[None]
+    mask = torch.arange(8)[None] >= 6 if padded else None
+    weights = attention.eval()(x, key, value, mask)
+    dropped = attention.train()(x, key, value, mask)
+    kept = dropped != 0
+    torch.testing.assert_close(dropped, torch.where(kept, 2 * weights, 0.0))
+    assert 0.45 < kept[..., :6].double().mean() < 0.55
+    assert kept[..., 6:].any() != padded

@@ -53,7 +53,7 @@ def test_settings_reach_the_modules() -> None:
         m.num_heads for m in (model.fusion.attention, *(level.fusion.self_attn for level in model.pixel_decoder.levels))
     } == {8}
     outside_the_encoder = [m for name, m in model.named_modules() if not name.startswith("text_encoder.encoder")]
-    assert {m.p for m in outside_the_encoder if type(m) is nn.Dropout} == {0.3}
+    assert {m.p for m in outside_the_encoder if isinstance(m, nn.Dropout)} == {0.3}
     pixel_decoder: PixelDecoder = model.pixel_decoder
     assert pixel_decoder.mask_features.out_channels == 24
     assert model.mask_head.controller.layers[-1].out_features == 6 * 24 + 6 * 6 + 6 + 6 + 6 + 1
