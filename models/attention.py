@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from models.dropout import dropout
+from models.inplace import add_into
 from models.precision import full_precision
 
 
@@ -89,25 +90,30 @@ class WordAttention(MultiHeadAttention):
             word_keys, word_bias, word_values = self._project_words(words.float(), word_position, word_padding_mask)
         logits = torch.bmm(visual.flatten(1, 2), word_keys.to(visual.dtype)).view(b, t, p, -1)
         if visual_position is not None:
-            word_bias = word_bias + torch.bmm(visual_position, word_keys)  # (B, P, h S)
-        probability = (logits + word_bias[:, None]).unflatten(-1, (self.num_heads, -1)).softmax(-1)
-        probability = dropout(probability, self.dropout, self.training)
-
-        attended = torch.bmm(probability.view(b, t * p, -1).to(visual.dtype), word_values.to(visual.dtype))
-        return (attended + self.out_proj.bias.to(visual.dtype)).view(visual.shape)
+            word_bias = word_bias + torch.bmm(visual_position, word_keys)  # (B, P, S h)
+        # Heads lie innermost: a sum over few words is slow where these lie next to each other.
+        logits = add_into(logits.float(), word_bias[:, None]).unflatten(-1, (-1, self.num_heads))
+        probability = dropout(logits.softmax(-2).to(visual.dtype), self.dropout, self.training)
+        attended = torch.bmm(probability.view(b, t * p, -1), word_values.to(visual.dtype))
+        if self.training and self.dropout:
+            attended = attended + self.out_proj.bias.to(visual.dtype)
+        return attended.view(visual.shape)
 
     def _project_words(
         self, words: Tensor, word_position: Tensor, word_padding_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys (B, C, h S) and their bias (B, 1, h S), -inf on padding, in front of the softmax, and values (B, h S, C)
-        behind it; all projections of the attention are in them."""
+        """Keys (B, C, S h) and their bias (B, 1, S h), -inf on padding, in front of the softmax, and values (B, S h, C)
+        behind it; all projections of the attention are in them, and the last bias too unless weights are dropped:
+        those of a head sum to 1."""
         heads, scale = self.num_heads, 1 / math.sqrt(self.dim // self.num_heads)
         query_weight, key_weight, value_weight = self.in_proj_weight.chunk(3)
         query_bias, key_bias, value_bias = self.in_proj_bias.chunk(3)
         key = rearrange(F.linear(words + word_position, key_weight, key_bias), "b s (h d) -> b h s d", h=heads) * scale
         value = rearrange(F.linear(words, value_weight, value_bias), "b s (h d) -> b h s d", h=heads)
-        keys = torch.einsum("bhsd,hdc->bchs", key, rearrange(query_weight, "(h d) c -> h d c", h=heads))
-        bias = torch.einsum("bhsd,hd->bhs", key, rearrange(query_bias, "(h d) -> h d", h=heads))
-        bias = bias.masked_fill(word_padding_mask[:, None], -torch.inf)
-        values = torch.einsum("bhsd,chd->bhsc", value, self.out_proj.weight.unflatten(1, (heads, -1)))
+        keys = torch.einsum("bhsd,hdc->bcsh", key, rearrange(query_weight, "(h d) c -> h d c", h=heads))
+        bias = torch.einsum("bhsd,hd->bsh", key, rearrange(query_bias, "(h d) -> h d", h=heads))
+        bias = bias.masked_fill(word_padding_mask[..., None], -torch.inf)
+        values = torch.einsum("bhsd,chd->bshc", value, self.out_proj.weight.unflatten(1, (heads, -1)))
+        if not (self.training and self.dropout):
+            values = values + self.out_proj.bias / heads
         return keys.flatten(2), bias.flatten(1)[:, None], values.flatten(1, 2)

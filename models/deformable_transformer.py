@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from models.attention import MultiHeadAttention
 from models.dropout import Dropout
 from models.feed_forward import MLP, FeedForward
+from models.inplace import add_into
 from models.precision import full_precision
 from ops.module import MSDeformAttn
 
@@ -77,7 +78,7 @@ class EncoderLayer(nn.Module):
         """position (B, P, C), reference_points (B T, P, levels, 2), tokens (B T, P, C) -> (B T, P, C)."""
         query = (tokens.unflatten(0, (-1, memory.num_frames)) + position[:, None]).flatten(0, 1)
         attended = self.self_attn(query, reference_points, tokens, memory.shapes, memory.padding_mask)
-        return self.ffn(self.norm(tokens + self.dropout(attended)))
+        return self.ffn(self.norm(add_into(self.dropout(attended), tokens)))
 
 
 class DecoderLayer(nn.Module):

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from models.dropout import Dropout, keep_mask
+from models.inplace import add_into
 
 # Tokens whose hidden activations (tokens x 2048 numbers) stay in a CPU's cache between the two products; a GPU wants
 # larger pieces, to be busy.
@@ -37,11 +38,8 @@ class FeedForward(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        tokens = x.reshape(-1, x.shape[-1])
-        if torch.is_grad_enabled():
-            return self.norm(x + self.dropout(self._perceive(tokens).view(x.shape)))
-        chunks = [self.norm(chunk + self._perceive(chunk)) for chunk in tokens.split(chunk_tokens(x))]
-        return torch.cat(chunks).view(x.shape)
+        perceived = self._perceive(x.reshape(-1, x.shape[-1])).view(x.shape)
+        return self.norm(add_into(self.dropout(perceived), x))
 
     def _perceive(self, tokens: Tensor) -> Tensor:
         """linear2(dropout(relu(linear1(tokens)))), (P, C) -> (P, C)."""
@@ -69,7 +67,7 @@ class _Perceptron(torch.autograd.Function):
         ctx.seed = int(torch.randint(2**62, ())) if probability else None
         ctx.save_for_backward(x, weight1, bias1, weight2)
         output = torch.empty_like(x)
-        weight2 = weight2.t() / (1 - probability)
+        weight2 = weight2.t() if not probability else weight2.t() / (1 - probability)
         for rows, hidden in _hidden_chunks(ctx, x, weight1, bias1):
             torch.addmm(bias2, hidden, weight2, out=output[rows])
         return output

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from models.attention import WordAttention
+from models.inplace import multiply_into
 from models.text_encoder import TextFeatures
 
 
@@ -22,4 +23,4 @@ class EarlyFusion(nn.Module):
         """(B, T, h, w, C) -> (B, T, h, w, C)."""
         tokens = visual.flatten(2, 3)
         attended = self.attention(tokens, text.words, text.position, text.padding_mask)
-        return (tokens * attended).view(visual.shape)
+        return multiply_into(attended, tokens).view(visual.shape)

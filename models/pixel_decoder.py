@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from models.attention import MultiHeadAttention, WordAttention
 from models.dropout import Dropout
 from models.feed_forward import FeedForward
+from models.inplace import add_into
 from models.text_encoder import TextFeatures
 
 
@@ -66,14 +67,14 @@ class VisionLanguageBlock(nn.Module):
         attended = to_convolution(attended.view(b, t, *size, -1))
         if size != (h, w):
             attended = F.interpolate(attended, size=(h, w), mode="bilinear", align_corners=False)
-        return self.self_norm(x + self.dropout(from_convolution(attended, t)))
+        return self.self_norm(add_into(self.dropout(from_convolution(attended, t)), x))
 
     def attend_words(self, x: Tensor, position: Tensor, text: TextFeatures) -> Tensor:
         """Cross-attention to the words (equation 2) and feed-forward network; shapes as above."""
         attended = self.word_attn(
             x.flatten(2, 3), text.words, text.position, text.padding_mask, visual_position=position.flatten(1, 2)
         )
-        return self.ffn(self.word_norm(x + self.dropout(attended.view(x.shape))))
+        return self.ffn(self.word_norm(add_into(self.dropout(attended.view(x.shape)), x)))
 
 
 class PyramidLevel(nn.Module):
@@ -99,7 +100,7 @@ class PyramidLevel(nn.Module):
         t = x.shape[1]
         x = to_convolution(self.fusion.attend_words(x, position, text))
         if coarser is not None:
-            x = x + F.interpolate(to_convolution(coarser), size=x.shape[-2:], mode="nearest")
+            x = add_into(x, F.interpolate(to_convolution(coarser), size=x.shape[-2:], mode="nearest"))
         return from_convolution(F.relu(self.output_norm(self.output(x)), inplace=True), t)
 
 

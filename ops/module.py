@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ops.dispatch import ms_deform_attn
+from ops.linear import linear
 
 
 class MSDeformAttn(nn.Module):
@@ -83,31 +84,38 @@ class MSDeformAttn(nn.Module):
         Raises:
             ValueError: reference points with neither 2 nor 4 numbers.
         """
-        value = self.value_proj(memory)
+        value = linear(memory, self.value_proj.weight, self.value_proj.bias)
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
         value = value.unflatten(-1, (self.num_heads, -1))
         locations = self._locations(query, reference_points, spatial_shapes)
         weights = self._weights(query)
-        return self.output_proj(ms_deform_attn(value, spatial_shapes, locations, weights, backend=self.backend))
+        attended = ms_deform_attn(value, spatial_shapes, locations, weights, backend=self.backend)
+        return linear(attended, self.output_proj.weight, self.output_proj.bias)
 
     def _locations(self, query: Tensor, references: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
         """(N, Lq, heads, levels, points, 2) sampling locations, float32 or wider.
 
         With bfloat16's eight bits a location on a map 80 wide would be a third of a pixel off.
         """
-        offsets = self.sampling_offsets(query).unflatten(-1, (self.num_heads, self.num_levels, self.num_points, 2))
+        weight, bias = self.sampling_offsets.weight, self.sampling_offsets.bias
+        if references.shape[-1] == 2:  # offsets are in pixels; their few weights are divided by the sizes, not they
+            scale = 1 / weight.new_tensor([(width, height) for height, width in spatial_shapes])[:, None]
+            scale = scale.expand(self.num_heads, -1, self.num_points, -1).flatten()
+            weight, bias = weight * scale[:, None], bias * scale
+        offsets = linear(query, weight, bias).unflatten(-1, (self.num_heads, self.num_levels, self.num_points, 2))
         dtype = torch.promote_types(offsets.dtype, torch.float32)
         offsets, references = offsets.to(dtype), references.to(dtype)[:, :, None, :, None, :]
         if references.shape[-1] == 2:
-            sizes_wh = offsets.new_tensor([(width, height) for height, width in spatial_shapes])
-            return references + offsets / sizes_wh[:, None, :]
+            return offsets + references if torch.is_grad_enabled() else offsets.add_(references)
         if references.shape[-1] == 4:
             return references[..., :2] + offsets * (references[..., 2:] * (0.5 / self.num_points))
         raise ValueError(f"reference_points hold {references.shape[-1]} numbers each; expected 2 (x, y) or 4 (cxcywh)")
 
     def _weights(self, query: Tensor) -> Tensor:
         """(N, Lq, heads, levels, points) attention weights that sum to 1 over levels and points, float32 or wider."""
-        logits = self.attention_weights(query).unflatten(-1, (self.num_heads, self.num_levels * self.num_points))
+        logits = linear(query, self.attention_weights.weight, self.attention_weights.bias).unflatten(
+            -1, (self.num_heads, self.num_levels * self.num_points)
+        )
         weights = logits.softmax(dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         return weights.unflatten(-1, (self.num_levels, self.num_points))

@@ -153,6 +153,13 @@ def measure_memory(args: argparse.Namespace, formulation: str, mode: str, precis
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
+def measure_all_memory(args: argparse.Namespace) -> dict[tuple[str, str, str], float]:
+    """GB by formulation, mode and precision; the published one in float32 only."""
+    keys = [("published", mode, "float32") for mode in args.modes]
+    keys += [("ours", mode, precision) for mode in args.modes for precision in args.precisions]
+    return {key: measure_memory(args, *key) for key in keys}
+
+
 def run_one(args: argparse.Namespace) -> None:
     """The memory of one formulation; prints GB above the loaded model."""
     formulation, mode, precision = args.one
@@ -166,7 +173,7 @@ def run_one(args: argparse.Namespace) -> None:
 
 
 def compare(args: argparse.Namespace, mode: str, precision: str) -> dict[str, dict[str, float]]:
-    """Both formulations in turn: median seconds, GFLOP, and GB above the model.
+    """Both formulations in turn: median seconds and GFLOP.
 
     Everything is compared with the published formulation in float32, as it was published.
     """
@@ -185,8 +192,6 @@ def compare(args: argparse.Namespace, mode: str, precision: str) -> dict[str, di
             seconds[name].append(timed(steps[name], args.device))
     for name in FORMULATIONS:
         rows[name]["seconds"] = statistics.median(seconds[name])
-        if not args.no_memory:
-            rows[name]["gb"] = measure_memory(args, name, mode, precisions[name])
     return rows
 
 
@@ -202,15 +207,18 @@ def main() -> None:
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
     print(f"{'':28s}{'seconds':>10s}{'GFLOP':>10s}{'GB':>8s}{'time':>9s}{'memory':>9s}")
+    # Before this process fills, so that each of the others has the machine's memory.
+    memory = {} if args.no_memory else measure_all_memory(args)
     for mode in args.modes:
         for precision in args.precisions:
             rows = compare(args, mode, precision)
             for name in FORMULATIONS:
                 row, base = rows[name], rows["published"]
-                label = f"{mode} {'float32' if name == 'published' else precision} {name}"
-                line = f"{label:28s}{row['seconds']:10.2f}{row['gflop']:10.0f}"
-                if "gb" in row:
-                    line += f"{row['gb']:8.2f}{row['seconds'] / base['seconds']:9.0%}{row['gb'] / base['gb']:9.0%}"
+                key = (name, mode, "float32" if name == "published" else precision)
+                line = f"{' '.join((mode, key[2], name)):28s}{row['seconds']:10.2f}{row['gflop']:10.0f}"
+                if memory:
+                    share = memory[key] / memory["published", mode, "float32"]
+                    line += f"{memory[key]:8.2f}{row['seconds'] / base['seconds']:9.0%}{share:9.0%}"
                 else:
                     line += f"{'':8s}{row['seconds'] / base['seconds']:9.0%}"
                 print(line, flush=True)
