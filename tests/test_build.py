@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.backbones import FrozenResNet, TimmBackbone
+from models.backbones.resnet import FrozenResNet
+from models.backbones.timm_network import TimmBackbone
 from models.build import build_criterion, build_model
 from models.deformable_transformer import DeformableTransformer
 from models.pixel_decoder import PixelDecoder
