@@ -41,9 +41,19 @@ def from_published(state: dict[str, Tensor], num_head_copies: int) -> dict[str, 
     return renamed
 
 
-def to_published(state: dict[str, Tensor], num_decoder_layers: int) -> dict[str, Tensor]:
-    """Our state dict with the keys of a published checkpoint: head copies and second names included."""
-    refined = any(key.startswith("class_heads.1.") for key in state) or num_decoder_layers == 1
+def to_published(
+    state: dict[str, Tensor], num_decoder_layers: int, box_refine: bool | None = None
+) -> dict[str, Tensor]:
+    """Our state dict with the keys of a published checkpoint: head copies and second names included.
+
+    Args:
+        state: of our model.
+        num_decoder_layers: L.
+        box_refine: of the model; None tells it from the heads, which shows nothing where there is one layer.
+    """
+    refined = box_refine
+    if refined is None:
+        refined = any(key.startswith("class_heads.1.") for key in state) or num_decoder_layers == 1
     published = {}
     for key, value in state.items():
         match = _HEAD.match(key)

@@ -1,4 +1,4 @@
-"""Starting weights in every layout that they are published in, made here from random networks of torchvision and timm."""
+"""Starting weights in every layout that they are published in, made from random networks of torchvision and timm."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_stage_norms_begin_as_the_identity(tmp_path: Path) -> None:
 
 def test_a_file_of_another_network_is_an_error(tmp_path: Path) -> None:
     wider = SwinTransformer([4, 4], 32, DEPTHS, HEADS, [7, 7]).state_dict()
-    with pytest.raises(ValueError, match=r"swin\.pth.*does not hold the weights of swin_t_p4w7.*is \(32,\), not \(16,\)"):
+    with pytest.raises(ValueError, match=r"swin\.pth.*not hold the weights of swin_t_p4w7.*is \(32,\), not \(16,\)"):
         _load(tmp_path / "swin.pth", wider)
     deeper = SwinTransformer([4, 4], 16, [2, 1, 3, 1], HEADS, [7, 7]).state_dict()
     with pytest.raises(ValueError, match=r"left over stages\.2\.2\."):

@@ -115,7 +115,10 @@ def load_checkpoint(path: str | Path, resumable: bool = False) -> dict[str, Any]
     state = read_tensors(path)
     weights = state.get("model") if isinstance(state, dict) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"{path} holds no `model` with weights; it is not a checkpoint of this project")
+        raise CheckpointError(
+            f"{path} holds no `model` with weights but {_describe(state)}; it is a checkpoint of another project, or "
+            "weights of a part of one (a backbone's belong in model.backbone_weights)"
+        )
     missing = [key for key in RESUME_KEYS if key not in state]
     if resumable and missing:
         raise CheckpointError(
@@ -172,6 +175,14 @@ def _look_at_opening(path: Path) -> str | None:
     if not opening.startswith((b"PK", b"\x80")):
         return "is not a checkpoint: neither of the file formats of PyTorch"
     return None
+
+
+def _describe(state: Any) -> str:
+    """What a file holds, in a few words."""
+    if not isinstance(state, Mapping):
+        return f"a {type(state).__name__}"
+    names = [str(name) for name in state]
+    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}" if names else "nothing"
 
 
 def _explain_pickle(error: pickle.UnpicklingError) -> str:
