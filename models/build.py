@@ -16,6 +16,7 @@ from models.published import describe_published
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder, build_encoder
 from util.config import Config, LossConfig, ModelConfig
+from util.distributed import broadcast_object, get_world_size, is_main_process
 
 
 def build_model(
@@ -83,6 +84,34 @@ def build_model(
         num_heads=config.num_heads,
         position_in_content=config.position_in_content,
     )
+
+
+def build_in_main_process_first(config: ModelConfig, weights_follow: bool) -> ReferFormer:
+    """A model that needs files, from a hub perhaps, in every process of the run.
+
+    Only the main process reads or downloads them. The others build from what it has read, with random weights in place
+    of starting weights; `DistributedDataParallel` replaces them by the main process's.
+
+    Args:
+        config: of the model.
+        weights_follow: a checkpoint's weights will be loaded, so only the tokenizer is needed.
+
+    Raises:
+        ValueError, FileNotFoundError: as `build_model`; in every process, so that none waits for the others.
+    """
+    network, text_assets, problem = None, None, None
+    if is_main_process():
+        try:
+            network = build_model(config, weights_follow=weights_follow)
+            text_assets = network.text_encoder.assets()
+        except (ValueError, OSError) as error:
+            if get_world_size() == 1:
+                raise
+            problem = error
+    text_assets, told = broadcast_object((text_assets, problem and str(problem)))
+    if told is not None:
+        raise problem or ValueError(told)
+    return network if network is not None else build_model(config, text_assets, weights_follow=True)
 
 
 def read_config(checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base") -> Config:

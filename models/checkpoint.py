@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.published_names import from_published_name, to_published_name
 
 _BOX_ALIAS = "transformer.decoder.bbox_embed."
-_OLD_BUFFERS = ("text_encoder.embeddings.position_ids",)
+OLD_BUFFERS = ("text_encoder.embeddings.position_ids",)
 _HEAD = re.compile(r"(class_heads|box_heads)\.(\d+)\.(.+)")
 
 
@@ -32,7 +32,7 @@ def from_published(state: dict[str, Tensor], num_head_copies: int) -> dict[str, 
     """
     renamed = {}
     for key, value in state.items():
-        if key.startswith(_BOX_ALIAS) or key in _OLD_BUFFERS:
+        if key.startswith(_BOX_ALIAS) or key in OLD_BUFFERS:
             continue
         name = from_published_name(key)
         if num_head_copies == 1 and (match := _HEAD.match(name)):
