@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.backbones import build_backbone
-from models.checkpoint import is_published, load_model_state
+from models.checkpoint import load_model_state
 from models.criterion import Criterion
 from models.deformable_transformer import DeformableTransformer
 from models.mask_head import DynamicMaskHead
@@ -129,8 +129,8 @@ def read_config(checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base
             return Config.from_dict(checkpoint["config"])
         except (AttributeError, KeyError, TypeError) as error:
             raise ValueError(f"its configuration is damaged ({error})") from error
-    if checkpoint["model"] and not is_published(checkpoint["model"]):
-        raise ValueError("it carries no configuration, and its weights are not those of a published ReferFormer")
+    if any(key.startswith("class_heads.") for key in checkpoint["model"]):
+        raise ValueError("it carries no configuration, and its weights are not named as published ones are")
     settings = describe_published(checkpoint["model"], checkpoint.get("args"))
     return Config(model=ModelConfig(**settings, text_encoder=text_encoder))
 

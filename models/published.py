@@ -63,9 +63,10 @@ def describe_published(weights: Mapping[str, Tensor], args: Any = None) -> dict[
         ValueError: the weights are of another project's model, or of a variant that is not published.
     """
     if absent := [part for part in _PARTS if not any(key.startswith(part) for key in weights)]:
-        known = ", ".join(sorted({key.split(".")[0] for key in weights})[:8])
+        first = sorted({key.split(".")[0] for key in weights})
+        known = ", ".join(first[:8]) + ", ..." * (len(first) > 8)
         raise ValueError(
-            f"its weights are of another project: it lacks {', '.join(absent)} of a ReferFormer (it has {known})"
+            f"its weights are of another project: it lacks {', '.join(absent)} of a ReferFormer (it has {known or 'nothing'})"
         )
     given = vars(args) if isinstance(args, argparse.Namespace) else {}
     for name, value in _FIXED.items():

@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -172,8 +174,16 @@ def _look_at_opening(path: Path) -> str | None:
         return "is a web page, not a checkpoint; the download gave an error or a log-in page, fetch it again"
     if opening.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
-    if not opening.startswith((b"PK", b"\x80")):
-        return "is not a checkpoint: neither of the file formats of PyTorch"
+    if opening.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path):
+        return "is a packed archive; unpack it and name the checkpoint in it"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in names):
+            return f"is a zip archive of other files ({', '.join(names[:3])}); unpack it and name the checkpoint in it"
+    elif not opening.startswith((b"PK", b"\x80")):
+        text = f"; it begins with {opening.decode()!r}" if opening.isascii() else ""
+        return f"is not a checkpoint: neither of the file formats of PyTorch{text}"
     return None
 
 
