@@ -64,9 +64,9 @@ def describe_published(weights: Mapping[str, Tensor], args: Any = None) -> dict[
     """
     if absent := [part for part in _PARTS if not any(key.startswith(part) for key in weights)]:
         first = sorted({key.split(".")[0] for key in weights})
-        known = ", ".join(first[:8]) + ", ..." * (len(first) > 8)
+        known = ", ".join(first[:8]) + ", ..." * (len(first) > 8) or "nothing"
         raise ValueError(
-            f"its weights are of another project: it lacks {', '.join(absent)} of a ReferFormer (it has {known or 'nothing'})"
+            f"its weights are of another project: it lacks {', '.join(absent)} of a ReferFormer (it has {known})"
         )
     given = vars(args) if isinstance(args, argparse.Namespace) else {}
     for name, value in _FIXED.items():
