@@ -5,7 +5,8 @@ T frames of a window, N queries, h x w the video's original size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ from torchvision.transforms.v2 import functional as transforms
 from models.build import build_from_checkpoint
 from models.mask_head import STRIDE
 from models.referformer import ReferFormer, VisualFeatures
+from models.segmentation import Segmentation, segment
 from util.boxes import box_cxcywh_to_xyxy
 from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.frames import normalise, resized_size
+from util.presence import Presence
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Prediction:
         scores: (T,) reference probability of the chosen query in each frame.
         query: the chosen query.
         query_scores: (T, N) reference probability of every query.
+        query_boxes: (T, N, 4) xyxy in pixels of the original size, of every query.
+        reference_points: (T, N, 2) xy in pixels of the original size, that entered the last decoder layer.
     """
 
     caption: str
@@ -60,6 +65,8 @@ class Prediction:
     scores: Tensor
     query: int
     query_scores: Tensor
+    query_boxes: Tensor
+    reference_points: Tensor
 
 
 class Predictor:
@@ -76,6 +83,8 @@ class Predictor:
         window: frames that pass the network together in `segment`.
         threshold: a pixel is in the mask where its probability is above this.
         precision: `float32` or `bfloat16`.
+        presence_threshold: `segment` finds nothing for a sentence whose score stays below this (`util/presence.py`).
+        frame_presence_threshold: nor in a frame whose score is below this.
         device: `cpu`, `cuda` or `auto`.
     """
 
@@ -88,6 +97,8 @@ class Predictor:
         window: int = 36,
         threshold: float = 0.5,
         precision: str = "float32",
+        presence_threshold: float = 0.0,
+        frame_presence_threshold: float = 0.0,
         device: torch.device | str = "auto",
     ):
         if device == "auto":
@@ -96,6 +107,7 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.short_side, self.max_long_side, self.window = short_side, max_long_side, window
         self.half = precision == "bfloat16"
+        self.presence = Presence(presence_threshold, frame_presence_threshold)
         # The sigmoid rises, so logits are compared, not probabilities.
         self.logit_threshold = torch.logit(torch.tensor(threshold, dtype=torch.float64)).item()
 
@@ -127,14 +139,7 @@ class Predictor:
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
         test = config.test
-        settings = {
-            "short_side": test.short_side,
-            "max_long_side": test.max_long_side,
-            "window": test.window,
-            "threshold": test.threshold,
-            "precision": test.precision,
-        }
-        return cls(model, device=device, **(settings | overrides))
+        return cls(model, device=device, **(dataclasses.asdict(test) | overrides))
 
     @torch.inference_mode()
     def encode(self, frames: Tensor | np.ndarray) -> VideoFeatures:
@@ -177,6 +182,20 @@ class Predictor:
             ]
             yield predictions
 
+    def segment(self, video: Any, sentences: str | Sequence[str], **options: Any) -> Segmentation:
+        """What the sentences mean in any video, of any length: masks, boxes and scores, in memory that stays the same.
+
+        Args:
+            video: path of a video file, a folder of frames or a picture; `camera:0`; a list, an array or an iterator of
+                (h, w, 3) uint8 RGB frames.
+            sentences: one or several; visual work is shared by all.
+            options: of `models.segmentation.segment`.
+
+        Raises:
+            FileNotFoundError, ValueError: the video cannot be read, or a sentence has no words.
+        """
+        return segment(self, video, [sentences] if isinstance(sentences, str) else sentences, **options)
+
     @torch.inference_mode()
     def _predict(self, features: VideoFeatures, captions: list[str], history: list[Tensor | None]) -> list[Prediction]:
         """`history`: (N,) summed scores of each caption's queries in earlier windows, or None."""
@@ -203,9 +222,12 @@ class Predictor:
             torch.tensor([features.size], device=self.device).expand(features.num_frames, -1),
         )
         h, w = features.original_size
-        boxes = box_cxcywh_to_xyxy(last.boxes[:, query].float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
+        boxes = box_cxcywh_to_xyxy(last.boxes.float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
+        points = last.references[..., :2].float().cpu() * torch.tensor([w, h])
         masks = resize_logits(logits, features.size, (h, w)) > self.logit_threshold
-        return Prediction(caption, masks[:, 0].cpu(), boxes, query_scores[:, query], query, query_scores)
+        return Prediction(
+            caption, masks[:, 0].cpu(), boxes[:, query], query_scores[:, query], query, query_scores, boxes, points
+        )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)

@@ -14,7 +14,7 @@ from PIL import Image
 
 import inference_ytvos
 from datasets.videos import VideoDataset
-from inference_ytvos import infer, list_jobs, read_ahead
+from inference_ytvos import infer, list_jobs
 from models.build import build_model
 from models.predictor import Prediction
 from tests.small_ytvos import change_meta, write_tree
@@ -46,7 +46,9 @@ class FakePredictor:
         masks = frames[..., 0] > 20 + len(caption)
         scores = torch.full((len(frames),), 0.5)
         boxes = torch.tensor([4.0, 4.0, 20.0, 20.0]).expand(len(frames), 4)
-        return Prediction(caption, masks, boxes, scores, 0, scores[:, None])
+        return Prediction(
+            caption, masks, boxes, scores, 0, scores[:, None], boxes[:, None], boxes[:, None, :2]
+        )
 
 
 @pytest.fixture
