@@ -98,6 +98,14 @@ def check_sentences(sentences: Sequence[str]) -> list[str]:
     return checked
 
 
+def unfamiliar_words(tokenizer: Any, sentence: str) -> list[str]:
+    """Words that a tokenizer knows only by their letters: it cuts them into pieces of less than two on the mean."""
+    words = dict.fromkeys(word for word in sentence.lower().split() if any(c.isalnum() for c in word))
+    pieces = {word: tokenizer.tokenize(f" {word}") for word in words}
+    unknown = tokenizer.unk_token
+    return [w for w, cut in pieces.items() if unknown in cut or (len(cut) > 1 and 2 * len(cut) > len(w.strip(",.!?")))]
+
+
 class _Track:
     """What is known of one sentence so far."""
 
@@ -129,6 +137,11 @@ class _Track:
         values = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         masks, boxes = self.masks, values.pop("boxes")
         present = predictor.presence.in_frames(values["scores"])
+        strange = unfamiliar_words(predictor.model.text_encoder.tokenizer, sentence)
+        if strange:
+            logger.warning("words that the text encoder has not learnt: %s", ", ".join(strange)[:200])
+            if predictor.presence.sentence_threshold and 2 * len(strange) > len(sentence.split()):
+                present[:] = False  # the score of such a sentence means nothing
         if propagator is not None and store is not None and present.any():
             # A carried mask stands by itself: it is there where it is not empty, whatever the model saw.
             masks = carry(propagator, store, masks, values["scores"])

@@ -23,6 +23,7 @@ Progress = Callable[[int], None]
 
 PROGRAM = "referformer"  # marks a folder as ours
 SHEET_FRAMES = 6
+OVERLAY_SIDE = 480  # pixels: smaller videos are enlarged by a whole number up to this short side
 LEGEND_LETTERS = 120  # of a sentence, in pictures
 
 
@@ -70,10 +71,11 @@ def save(segmentation: Segmentation, folder: Path, *, masks: bool, progress: Pro
 def overlays(segmentation: Segmentation) -> Iterator[tuple[RGB, RGB]]:
     """(frame, the frame with masks, boxes and scores under the legend), in order."""
     legend: RGB | None = None
+    height = segmentation.size[0] * max(1, OVERLAY_SIDE // min(segmentation.size))
     for t, timed in enumerate(segmentation.frames()):
+        drawn = draw_instances(timed.image, [instance(a, t) for a in segmentation.answers if a.present[t]], height)
         if legend is None:
-            legend = with_caption(timed.image[:0], legend_lines(segmentation.answers))
-        drawn = draw_instances(timed.image, [instance(a, t) for a in segmentation.answers if a.present[t]])
+            legend = with_caption(drawn[:0], legend_lines(segmentation.answers))
         yield timed.image, np.concatenate((legend, drawn))
 
 
