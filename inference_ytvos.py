@@ -230,7 +230,12 @@ def build_parser() -> ArgumentParser:
     """`--test.*` take the place of the checkpoint's own settings; absent ones are not in the namespace."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="carries its configuration and tokenizer")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="ours or a published one")
+    parser.add_argument(
+        "--text_encoder",
+        default="roberta-base",
+        help="hub name or folder of a published checkpoint's tokenizer; ours carries its own",
+    )
     parser.add_argument("--data_root", type=Path, required=True, help="data set in the Ref-YouTube-VOS layout")
     parser.add_argument("--split", default="valid")
     parser.add_argument("--output_dir", type=Path, required=True, help="of Annotations/ and submission.zip")
@@ -272,7 +277,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         set_up_logging(main_process=is_main_process())
         settings = merged_settings(args.checkpoint, vars(args.test) if "test" in args else {})
         settings = dataclasses.asdict(settings)
-        predictor = Predictor.from_checkpoint(args.checkpoint, device=process.device, **settings)
+        predictor = Predictor.from_checkpoint(
+            args.checkpoint, device=process.device, text_encoder=args.text_encoder, **settings
+        )
         identity = {"checkpoint_sha256": file_digest(args.checkpoint), "split": args.split}
         identity |= {f"test.{name}": value for name, value in settings.items()}
         jobs = list_jobs(VideoDataset(args.data_root, args.split))
