@@ -1,6 +1,9 @@
 // The forward kernel.
 #pragma once
 
+#include <algorithm>
+#include <cstring>
+
 #include "cpu_kernels.h"
 #include "cpu_points.h"
 
@@ -50,8 +53,9 @@ MSDA_FUNCTION void prefetch(
   }
 }
 
+// Rows of the output one after the other, from the values where they lie.
 template <typename T>
-MSDA_TARGET void forward(const Sizes& sizes, const ForwardData& data, int64_t begin, int64_t end) {
+MSDA_TARGET void forward_rows(const Sizes& sizes, const ForwardData& data, int64_t begin, int64_t end) {
   const int64_t samples = sizes.samples(), heads = sizes.heads, channels = sizes.channels;
   const int64_t stride = heads * channels;
   Points<AccumulateOf<T>> points(heads * samples);
@@ -69,12 +73,57 @@ MSDA_TARGET void forward(const Sizes& sizes, const ForwardData& data, int64_t be
     );
     points.find(heads * samples, stride, static_cast<const T*>(data.zeros) - value);
     for (int64_t head = 0; head < heads; ++head) {
-      if (data.prefetch && head + 1 < heads) prefetch(value, points, (head + 1) * samples, samples, channels);
+      if (head + 1 < heads) prefetch(value, points, (head + 1) * samples, samples, channels);
 #define MSDA_STEP(C) gather<T, C>(value + channel, points, head * samples, samples, output + head * channels + channel)
       MSDA_FOR_CHANNEL_BLOCKS(channels, MSDA_STEP);
 #undef MSDA_STEP
     }
   }
+}
+
+// Head by head, from a copy of the head's maps: pixels that follow each other closely share the cache better than
+// pixels between which those of the other heads lie.
+template <typename T>
+MSDA_TARGET void forward_heads(const Sizes& sizes, const ForwardData& data, int64_t begin, int64_t end) {
+  const int64_t samples = sizes.samples(), heads = sizes.heads, channels = sizes.channels, queries = sizes.queries;
+  const int64_t stride = heads * channels;
+  const int64_t at_once = std::max<int64_t>(1, 8 * Points<AccumulateOf<T>>::kLanes / std::max<int64_t>(1, samples));
+  Points<AccumulateOf<T>> points(at_once * samples);
+  for (int64_t i = 0; i < at_once * samples; ++i) {
+    const Level& level = sizes.levels[i % samples / sizes.points];
+    points.height[i] = level.height;
+    points.width[i] = level.width;
+    points.origin[i] = level.start * channels;
+  }
+  Array<T> map((sizes.positions + 1) * channels);
+  int64_t copied = -1;
+  for (int64_t index = begin; index < end;) {
+    const int64_t query = index % queries, head = index / queries % heads, item = index / queries / heads;
+    const int64_t count = std::min({at_once, queries - query, end - index});
+    if (index / queries != copied) {
+      copied = index / queries;
+      const T* value = static_cast<const T*>(data.value) + item * sizes.positions * stride + head * channels;
+      T* to = map.data();
+      for (int64_t i = 0; i < sizes.positions; ++i, to += channels, value += stride) std::memcpy(to, value, channels * sizeof(T));
+    }
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = (item * queries + query + i) * heads + head;
+      load_points<T>(data.locations, data.weights, data.locations_as_value, row * samples, samples, points, i * samples);
+    }
+    points.find(count * samples, channels, sizes.positions * channels);
+    for (int64_t i = 0; i < count; ++i) {
+      T* output = static_cast<T*>(data.output) + ((item * queries + query + i) * heads + head) * channels;
+#define MSDA_STEP(C) gather<T, C>(map.data() + channel, points, i * samples, samples, output + channel)
+      MSDA_FOR_CHANNEL_BLOCKS(channels, MSDA_STEP);
+#undef MSDA_STEP
+    }
+    index += count;
+  }
+}
+
+template <typename T>
+MSDA_TARGET void forward(const Sizes& sizes, const ForwardData& data, int64_t begin, int64_t end) {
+  data.prefetch ? forward_rows<T>(sizes, data, begin, end) : forward_heads<T>(sizes, data, begin, end);
 }
 
 }  // namespace MSDA_INSTRUCTIONS
