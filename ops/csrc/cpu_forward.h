@@ -53,6 +53,16 @@ MSDA_FUNCTION void prefetch(
   }
 }
 
+// Asks for the locations and weights of a row, in which those of one head of one query lie, ahead of their use.
+template <typename T>
+MSDA_FUNCTION void prefetch_points(const ForwardData& data, int64_t row, int64_t samples) {
+  const int64_t bytes = samples * (data.locations_as_value ? sizeof(T) : sizeof(AccumulateOf<T>));
+  const char* locations = static_cast<const char*>(data.locations) + 2 * row * bytes;
+  const char* weights = static_cast<const char*>(data.weights) + row * bytes;
+  for (int64_t i = 0; i < 2 * bytes; i += 64) __builtin_prefetch(locations + i);
+  for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(weights + i);
+}
+
 // Rows of the output one after the other, from the values where they lie.
 template <typename T>
 MSDA_TARGET void forward_rows(const Sizes& sizes, const ForwardData& data, int64_t begin, int64_t end) {
@@ -108,6 +118,7 @@ MSDA_TARGET void forward_heads(const Sizes& sizes, const ForwardData& data, int6
     }
     for (int64_t i = 0; i < count; ++i) {
       const int64_t row = (item * queries + query + i) * heads + head;
+      prefetch_points<T>(data, row + at_once * heads, samples);
       load_points<T>(data.locations, data.weights, data.locations_as_value, row * samples, samples, points, i * samples);
     }
     points.find(count * samples, channels, sizes.positions * channels);
