@@ -48,10 +48,9 @@ at::Tensor forward(
   const at::Tensor zeros = at::zeros({sizes.channels}, value.options());
   const at::Tensor output =
       empty_for_writing({sizes.batch, sizes.queries, sizes.heads * sizes.channels}, value.options());
-  // With few queries nearly every corner is the first to be read of its place in memory.
-  const bool prefetch = kCorners * sizes.queries * sizes.samples() < sizes.positions;
+  const bool in_place = kCorners * sizes.queries * sizes.samples() < sizes.positions;
   const ForwardData data{
-      prefetch,
+      in_place,
       locations_as_value(value, locations),
       value_.const_data_ptr(),
       locations_.const_data_ptr(),
@@ -59,9 +58,9 @@ at::Tensor forward(
       zeros.const_data_ptr(),
       output.mutable_data_ptr()
   };
-  const int64_t work_of_row = std::max<int64_t>(1, kCorners * sizes.samples() * sizes.heads * sizes.channels);
+  const int64_t work_of_row = std::max<int64_t>(1, kCorners * sizes.samples() * sizes.channels);
   const int64_t grain = std::max<int64_t>(1, kWorkOfThread / work_of_row);
-  at::parallel_for(0, prefetch ? sizes.batch * sizes.queries : sizes.batch * sizes.queries * sizes.heads, prefetch ? grain : grain * sizes.heads, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, sizes.batch * sizes.queries * sizes.heads, grain, [&](int64_t begin, int64_t end) {
     kernels.forward(sizes, data, begin, end);
   });
   return output;
