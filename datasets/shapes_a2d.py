@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import av
+import cv2
 import h5py
 import numpy as np
 
@@ -85,12 +86,15 @@ def _write_video(
 def write_h264(path: Path, frames: np.ndarray) -> None:
     """Writes (T, H, W, 3) uint8 RGB as H.264 in an mp4, with key frames every `KEY_FRAME_DISTANCE` frames."""
     with av.open(str(path), "w", format="mp4", options={"fflags": "+bitexact"}) as container:
-        # one thread, since x264 divides a picture among threads by their number
-        options = {"crf": "16", "g": str(KEY_FRAME_DISTANCE), "threads": "1", "bf": "2"}
+        # One thread and plain C: with its assembly x264 does not choose alike each time.
+        options = {"preset": "ultrafast", "x264-params": "asm=0", "threads": "1", "crf": "16", "bf": "2"}
+        options["g"] = str(KEY_FRAME_DISTANCE)
         stream = container.add_stream("libx264", rate=FRAME_RATE, options=options)
         stream.height, stream.width, stream.pix_fmt, stream.thread_count = *frames.shape[1:3], "yuv420p", 1
         for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+            # OpenCV converts the colours: the conversion of FFmpeg does not give the same values each time
+            planes = cv2.cvtColor(frame, cv2.COLOR_RGB2YUV_I420)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
         container.mux(stream.encode())
 
 
