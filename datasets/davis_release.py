@@ -137,7 +137,7 @@ def _read_lines(path: Path, encoding: str) -> dict[tuple[str, int], str]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not in {encoding} ({error}); unpack the text annotations again") from error
     lines: dict[tuple[str, int], str] = {}
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.lstrip("\ufeff").split("\n"), start=1):
         if not line.strip():
             continue
         found = _LINE.match(line.strip())
