@@ -43,7 +43,7 @@ def test_training_commands_parse(command: str):
 
 
 def programs() -> list[list[str]]:
-    """Commands that run a Python program, from the program's name or `-m MODULE` on, without launcher and its options."""
+    """Commands that run a Python program, from its name or `-m MODULE` on, without launcher and its options."""
     matches = [re.search(r"(?:^|\s)((?:-m )?[\w./]+\.py\b|-m [\w.]+)(.*)", command) for command in commands()]
     return [[*match[1].split(), *shlex.split(match[2])] for match in matches if match]
 
