@@ -44,7 +44,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, epilog=EPILOG, formatter_class=layout, allow_abbrev=False)
     parser.add_argument("video", nargs="?", metavar="VIDEO", help="a file, a folder of frames, a picture, or camera:0")
     parser.add_argument("sentences", nargs="*", metavar="SENTENCE", help="which object is meant; one or several")
-    parser.add_argument("--sample", action="store_true", help="use the sample clip; its sentences unless some are given")
+    parser.add_argument(
+        "--sample", action="store_true", help="use the sample clip; its sentences unless some are given"
+    )
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS, help="ours or a published one")
     parser.add_argument("--text_encoder", default="roberta-base", help="tokenizer of a published checkpoint")
     parser.add_argument("--output_dir", type=Path, help="default: runs/demo/<name of the video>")
@@ -93,9 +95,7 @@ def build_predictor(args: argparse.Namespace) -> Predictor:
     settings = {name: value for name, value in settings.items() if value is not None}
     if args.presence_threshold == 0:
         settings["frame_presence_threshold"] = 0.0
-    return Predictor.from_checkpoint(
-        args.checkpoint, device=args.device, text_encoder=args.text_encoder, **settings
-    )
+    return Predictor.from_checkpoint(args.checkpoint, device=args.device, text_encoder=args.text_encoder, **settings)
 
 
 @contextmanager

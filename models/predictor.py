@@ -57,6 +57,7 @@ class Prediction:
         query_scores: (T, N) reference probability of every query.
         query_boxes: (T, N, 4) xyxy in pixels of the original size, of every query.
         reference_points: (T, N, 2) xy in pixels of the original size, that entered the last decoder layer.
+        probabilities: (T, h, w) float32 of each pixel, where they were asked for.
     """
 
     caption: str
@@ -67,6 +68,7 @@ class Prediction:
     query_scores: Tensor
     query_boxes: Tensor
     reference_points: Tensor
+    probabilities: Tensor | None = None
 
 
 class Predictor:
@@ -162,9 +164,11 @@ class Predictor:
             visual = self.model.look(normalise(frames)[None])
         return VideoFeatures(visual, size, original_size, len(frames))
 
-    def predict(self, features: VideoFeatures, captions: list[str]) -> list[Prediction]:
-        """Masks, boxes and scores of each caption in the frames of `encode`."""
-        return self._predict(features, captions, [None] * len(captions))
+    def predict(
+        self, features: VideoFeatures, captions: list[str], keep_probabilities: bool = False
+    ) -> list[Prediction]:
+        """Masks, boxes and scores of each caption in the frames of `encode`, and the pixels' probabilities if asked."""
+        return self._predict(features, captions, [None] * len(captions), keep_probabilities)
 
     def track(self, windows: Iterable[Tensor], captions: list[str]) -> Iterator[list[Prediction]]:
         """Predictions for a video of any length, one list per window, one prediction per caption.
@@ -197,15 +201,23 @@ class Predictor:
         return segment(self, video, [sentences] if isinstance(sentences, str) else sentences, **options)
 
     @torch.inference_mode()
-    def _predict(self, features: VideoFeatures, captions: list[str], history: list[Tensor | None]) -> list[Prediction]:
+    def _predict(
+        self,
+        features: VideoFeatures,
+        captions: list[str],
+        history: list[Tensor | None],
+        keep_probabilities: bool = False,
+    ) -> list[Prediction]:
         """`history`: (N,) summed scores of each caption's queries in earlier windows, or None."""
         with self._autocast():
             return [
-                self._predict_one(features, caption, earlier)
+                self._predict_one(features, caption, earlier, keep_probabilities)
                 for caption, earlier in zip(captions, history, strict=True)
             ]
 
-    def _predict_one(self, features: VideoFeatures, caption: str, earlier: Tensor | None) -> Prediction:
+    def _predict_one(
+        self, features: VideoFeatures, caption: str, earlier: Tensor | None, keep_probabilities: bool
+    ) -> Prediction:
         """Only the last layer's masks of the chosen query are made."""
         model, visual = self.model, features.visual
         text = model.text_encoder([caption])
@@ -224,9 +236,17 @@ class Predictor:
         h, w = features.original_size
         boxes = box_cxcywh_to_xyxy(last.boxes.float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
         points = last.references[..., :2].float().cpu() * torch.tensor([w, h])
-        masks = resize_logits(logits, features.size, (h, w)) > self.logit_threshold
+        logits = resize_logits(logits, features.size, (h, w))[:, 0]
         return Prediction(
-            caption, masks[:, 0].cpu(), boxes[:, query], query_scores[:, query], query, query_scores, boxes, points
+            caption,
+            masks=(logits > self.logit_threshold).cpu(),
+            boxes=boxes[:, query],
+            scores=query_scores[:, query],
+            query=query,
+            query_scores=query_scores,
+            query_boxes=boxes,
+            reference_points=points,
+            probabilities=logits.sigmoid().cpu() if keep_probabilities else None,
         )
 
     def _autocast(self) -> torch.autocast:

@@ -49,7 +49,9 @@ class Sam2Propagator:
         return cls(model, device)
 
     @torch.inference_mode()
-    def walk(self, frames: Iterator[NDArray[np.uint8]], masks: Iterator[NDArray[np.bool_]]) -> Iterator[NDArray[np.bool_]]:
+    def walk(
+        self, frames: Iterator[NDArray[np.uint8]], masks: Iterator[NDArray[np.bool_]]
+    ) -> Iterator[NDArray[np.bool_]]:
         """See `util.propagation.Propagator`. Of `masks`, only the first is looked at."""
         session = Sam2VideoInferenceSession(inference_device=self.device, inference_state_device=self.device)
         index = session.obj_id_to_idx(1)

@@ -1,4 +1,4 @@
-"""A video of any length and several sentences to `Segmentation`: windows stream through the predictor, results go to disk.
+"""From any video and several sentences to `Segmentation`: windows stream through the predictor, results go to disk.
 
 T frames, N queries, h x w the video's size.
 """

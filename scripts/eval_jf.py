@@ -12,26 +12,27 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import read_json
+from datasets.ytvos import object_id
 from util.masks import read_mask, read_object_ids, write_bytes
-from util.metrics import boundary_accuracy, region_similarity
+from util.metrics import Silhouette, compare_boundaries, compare_regions
 from util.submission import Fault, SubmissionError, VideoMasks
+from util.workers import map_unordered
 
 Missing = Literal["error", "zero"]
 
@@ -72,23 +73,26 @@ def read_targets(meta: str | os.PathLike[str]) -> list[Target]:
     Raises:
         FileNotFoundError, ValueError: the file is missing, damaged, or withholds the objects.
     """
-    targets = []
+    targets, meta = [], Path(meta).resolve()
     try:
-        videos, test = read_json(Path(meta))["videos"], Path(meta).parents[1] / "test" / "meta_expressions.json"
-        elsewhere = read_json(test)["videos"] if Path(meta).parent.name == "valid" and test.is_file() else {}
+        videos, test = read_json(meta)["videos"], meta.parent.parent / "test" / "meta_expressions.json"
+        elsewhere = read_json(test)["videos"] if meta.parent.name == "valid" and test.is_file() else {}
         for video, entry in videos.items():
             if video in elsewhere:
                 continue
             frames, expressions = tuple(entry["frames"]), entry["expressions"]
             VideoMasks(video, (1, 1), frames, tuple(expressions))  # checks the names, which become paths
+            if not frames or len(set(frames)) != len(frames):
+                raise ValueError(f"{meta}: video {video} lists {'a frame twice' if frames else 'no frames'}")
             for expression_id, expression in expressions.items():
-                obj_id, kind = str(expression.get("obj_id", "")), expression.get("kind")
-                if not (obj_id.isascii() and obj_id.isdigit()):
+                where, kind = f"{meta}: expression {expression_id} of video {video}", expression.get("kind")
+                if expression.get("obj_id") is None:
                     raise ValueError(
-                        f"{meta}: expression {expression_id} of video {video} has no obj_id that is a number; a split "
-                        "whose objects are withheld can only be scored by the benchmark's server"
+                        f"{where} has no obj_id; a split whose objects are withheld can only be scored by the "
+                        "benchmark's server"
                     )
-                targets.append(Target(video, expression_id, expression["exp"], int(obj_id), kind, frames))
+                number, kind = object_id(expression["obj_id"], where), None if kind is None else str(kind)
+                targets.append(Target(video, expression_id, expression["exp"], number, kind, frames))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{meta}: not a meta_expressions.json ({type(error).__name__}: {error})") from error
     if not targets:
@@ -147,7 +151,8 @@ def evaluate(
     scored: dict[Target, Score] = {}
     faults: list[Fault] = []
     with tqdm(total=len(targets), desc="scoring", unit="expression") as bar:
-        for scores, found in _map_videos(list(by_video.values()), Path(results), Path(annotations), num_workers):
+        score = functools.partial(_score_video, results=Path(results), annotations=Path(annotations))
+        for scores, found in map_unordered(score, by_video.values(), num_workers):
             scored |= {score.target: score for score in scores}
             faults += found
             bar.update(len(scores))
@@ -192,20 +197,6 @@ def write_csv(scores: Sequence[Score], path: str | os.PathLike[str]) -> None:
     write_bytes(path, text.getvalue().encode())
 
 
-def _map_videos(videos: list[list[Target]], results: Path, annotations: Path, num_workers: int):
-    """Yield what `_score_video` returns for each video, in any order."""
-    if num_workers == 0:
-        yield from (_score_video(video, results, annotations) for video in videos)
-        return
-    with ProcessPoolExecutor(num_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        futures = [pool.submit(_score_video, video, results, annotations) for video in videos]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _score_video(targets: list[Target], results: Path, annotations: Path) -> tuple[list[Score], list[Fault]]:
     """Scores of all expressions of one video, whose annotations are read once. A faulty mask scores 0 in its frame."""
     video, frames = targets[0].video, targets[0].frames
@@ -213,14 +204,15 @@ def _score_video(targets: list[Target], results: Path, annotations: Path) -> tup
     faults = []
     for t, frame in enumerate(frames):
         ids = read_object_ids(annotations / video / f"{frame}.png")
+        truths = {obj_id: Silhouette.of(ids == obj_id) for obj_id in {target.obj_id for target in targets}}
         for i, target in enumerate(targets):
             try:
                 result = read_mask(results / video / target.expression_id / f"{frame}.png", ids.shape)
             except (ValueError, OSError) as error:
                 faults.append(Fault(video, str(error)))
                 continue
-            truth = ids == target.obj_id
-            j[i, t], f[i, t] = region_similarity(result, truth), boundary_accuracy(result, truth)
+            silhouette, truth = Silhouette.of(result), truths[target.obj_id]
+            j[i, t], f[i, t] = compare_regions(silhouette, truth), compare_boundaries(silhouette, truth)
     return [Score(target, j[i].mean().item(), f[i].mean().item()) for i, target in enumerate(targets)], faults
 
 
@@ -248,6 +240,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "--permute_captions", action="store_true", help="control: compare each result with its video's next object"
     )
     args = parser.parse_args(argv)
+    if args.num_workers < 0:
+        raise ValueError(f"--num_workers is {args.num_workers}; it must be 0 or more")
     targets = read_targets(args.meta)
     if args.permute_captions:
         targets = permute_captions(targets)
@@ -257,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     summary = summarize(scores)
     print(format_table(summary))
     print(f"per expression: {path}")
-    print(json.dumps(summary))
+    print(json.dumps(summary, allow_nan=False))
     return summary
 
 

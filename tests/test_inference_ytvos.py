@@ -22,6 +22,7 @@ from util.checkpoint_io import save_checkpoint
 from util.config import Config, ModelConfig, TestConfig
 from util.distributed import ProcessInfo
 from util.masks import read_mask, write_mask
+from util.read_ahead import read_ahead
 from util.results import BackgroundWriter, ResultFolder
 from util.submission import SubmissionError, VideoMasks, check_zip
 
@@ -46,9 +47,7 @@ class FakePredictor:
         masks = frames[..., 0] > 20 + len(caption)
         scores = torch.full((len(frames),), 0.5)
         boxes = torch.tensor([4.0, 4.0, 20.0, 20.0]).expand(len(frames), 4)
-        return Prediction(
-            caption, masks, boxes, scores, 0, scores[:, None], boxes[:, None], boxes[:, None, :2]
-        )
+        return Prediction(caption, masks, boxes, scores, 0, scores[:, None], boxes[:, None], boxes[:, None, :2])
 
 
 @pytest.fixture

@@ -18,9 +18,11 @@ class ModelConfig:
     """The network.
 
     Args:
-        backbone: `resnet50`, `resnet101`, or `timm/<name>` for any timm network with four stages.
+        backbone: `resnet50`, `resnet101`, `swin_{t,s,b,l}_p4w7`, `video_swin_{t,s,b}_p4w7`, or `timm/<name>` for any
+            timm network with four stages.
         backbone_options: further arguments of a `timm/` network, as `{channels: [32, 64, 128, 256]}`.
-        backbone_weights: where an untrained model's backbone starts: `imagenet`, a file of weights, or null (random).
+        backbone_weights: where an untrained model's backbone starts: `imagenet` (Video-Swin: `kinetics`), a file of
+            weights, or null (random).
         temporal_shift: share of a 2D residual backbone's channels that each block exchanges with the frame before and
             the frame after; 0 keeps frames apart, as the published models do.
         position_in_content: amplitude of sine positions added to the features before the words are fused in. A deep
@@ -35,7 +37,7 @@ class ModelConfig:
         num_points: sampling points per head and level.
         feedforward_dim: hidden width of every feed-forward network.
         dropout: dropout of the transformer, the resizer and the pixel decoder.
-        drop_path: stochastic depth of the backbone; null takes the backbone's own.
+        drop_path: stochastic depth of a Swin or timm backbone; null takes its own.
         box_refine: each decoder layer refines the boxes of the one before (`--with_box_refine`).
         num_classes: 1 for class-agnostic heads (`--binary`), else 65 (Ref-YouTube-VOS), 78 (Ref-DAVIS17), 91 (COCO).
         relative_coordinates: the mask head sees each pixel's offset from the query's box (`--rel_coord`).
@@ -123,7 +125,8 @@ class DataConfig:
     """What is read, and how clips are cut and augmented.
 
     Args:
-        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout.
+        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout; `a2d` and `jhmdb` (which is evaluated only) have one
+            annotated frame a clip.
         root: folder of the data set.
         train_split: split that is trained on.
         eval_split: split that is evaluated (its folder must hold annotations).
@@ -137,10 +140,11 @@ class DataConfig:
         crop_short_sides: short sides before the crop (pixels).
         crop_sizes: smallest and largest side of the crop (pixels).
         num_workers: loader processes per training process.
+        cache_bytes: decoded frames of `a2d` and `jhmdb` that each loader process keeps between epochs; 0 keeps none.
         skip_broken: go on without unreadable samples, listed in `broken_samples.txt` of `train.output_dir`.
     """
 
-    dataset: Literal["ytvos"] = "ytvos"
+    dataset: Literal["ytvos", "a2d", "jhmdb"] = "ytvos"
     root: str = "data/ref-youtube-vos"
     train_split: str = "train"
     eval_split: str = "valid"
@@ -154,13 +158,15 @@ class DataConfig:
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
     crop_sizes: tuple[int, int] = (384, 600)
     num_workers: int = 4
+    cache_bytes: int = 500_000_000
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
         _positive(self, "num_frames", "max_long_side")
         _within(self, 0, 1, "flip_probability", "crop_probability")
-        if self.num_workers < 0:
-            raise ValueError(f"data.num_workers is {self.num_workers}; it must be 0 or more")
+        for name in ("num_workers", "cache_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be 0 or more")
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(f"data.short_sides is {self.short_sides}; give at least one positive size")
         if self.crop_probability and (not self.crop_short_sides or min(self.crop_short_sides) < 1):

@@ -1,4 +1,4 @@
-"""A font that has the letters of a text. Pillow's own covers Latin; DejaVu, which comes with matplotlib, covers more."""
+"""A font with the letters of a text. Pillow's own covers Latin; DejaVu, which comes with matplotlib, covers more."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import ImageFont
 
 
 def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
-    """The first font with all letters of the text: Pillow's, DejaVu Sans, then those of the system; else DejaVu Sans."""
+    """The first font with all letters of the text: Pillow's, DejaVu Sans, one of the system; else DejaVu Sans."""
     beyond = frozenset(c for c in text if ord(c) > 0x17F and not c.isspace())
     if not beyond:
         return ImageFont.load_default(size)

@@ -149,7 +149,9 @@ class FrameFolder(FrameSource):
         self.paths = [p for p in self.paths if not p.name.startswith(".")]
         self.name, self.num_frames = folder.resolve().name or "frames", len(self.paths)
         if not self.paths:
-            raise ValueError(f"{path}: holds no pictures ({', '.join(sorted(PICTURES))}); give the folder of the frames")
+            raise ValueError(
+                f"{path}: holds no pictures ({', '.join(sorted(PICTURES))}); give the folder of the frames"
+            )
 
     def frames(self) -> Iterator[TimedFrame]:
         """Read the pictures."""
@@ -326,7 +328,12 @@ def read_image(path: str | os.PathLike[str]) -> RGB:
 
 def encode_picture(image: RGB, quality: int = 95) -> bytes:
     """An image as JPEG, without chroma subsampling."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    options = [
+        cv2.IMWRITE_JPEG_QUALITY,
+        quality,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+        cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+    ]
     encoded, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     assert encoded
     return data.tobytes()
