@@ -17,18 +17,15 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from datasets.shapes_sample import SENTENCES, SampleClip
 from models.predictor import Predictor
-from models.sam2 import DEFAULT_WEIGHTS as SAM2_WEIGHTS
-from models.sam2 import Sam2Propagator
+from models.propagators import add_propagation_options, build_propagator
 from models.segmentation import check_sentences
 from util.logs import set_up_logging
-from util.propagation import FlowPropagator, Propagator
 from util.submission import check_name
 from util.video_reader import FrameSource, open_video
 
@@ -69,24 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
     serve.add_argument("--max_seconds", type=float, default=60, help="of an uploaded video")
     serve.add_argument("--max_jobs", type=int, default=1, help="videos that are worked on at a time")
     return parser
-
-
-def add_propagation_options(parser: Any) -> None:
-    """`--propagate` and `--sam2_weights`."""
-    parser.add_argument(
-        "--propagate",
-        choices=["none", "flow", "sam2"],
-        default="none",
-        help="carry the mask of the best frame through the video, by optical flow or by SAM 2",
-    )
-    parser.add_argument("--sam2_weights", default=SAM2_WEIGHTS, help="hub name or folder")
-
-
-def build_propagator(name: str, sam2_weights: str, device: Any) -> Propagator | None:
-    """What `--propagate` names."""
-    if name == "sam2":
-        return Sam2Propagator.from_pretrained(sam2_weights, device)
-    return FlowPropagator() if name == "flow" else None
 
 
 def build_predictor(args: argparse.Namespace) -> Predictor:

@@ -302,7 +302,7 @@ def _score_video(predictor: Predictor, video: Video) -> list[tuple[str | None, f
         for i in range(len(masks[0])):
             ids = video.masks(frame)
             for expression, (mask, total) in zip(video.expressions, zip(masks, totals, strict=True), strict=True):
-                truth = ids == expression.obj_id
+                truth = expression.mask(ids)
                 total += region_similarity(mask[i], truth), boundary_accuracy(mask[i], truth)
             frame += 1
     means = totals / max(frame, 1)

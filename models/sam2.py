@@ -18,8 +18,6 @@ from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenc
 
 from util.frames import normalise
 
-DEFAULT_WEIGHTS = "facebook/sam2.1-hiera-tiny"
-
 
 class Sam2Propagator:
     """Tracks a mask with SAM 2's memory, frame by frame, so that a video of any length takes the same memory.
@@ -44,7 +42,7 @@ class Sam2Propagator:
         except (OSError, ValueError) as error:
             raise FileNotFoundError(
                 f"{weights}: no weights of SAM 2 there; give a folder, or a name of huggingface.co such as "
-                f"{DEFAULT_WEIGHTS} while it can be reached ({str(error).splitlines()[0]})"
+                f"facebook/sam2.1-hiera-tiny while it can be reached ({str(error).splitlines()[0]})"
             ) from error
         return cls(model, device)
 

@@ -22,6 +22,7 @@ from util.checkpoint_io import save_checkpoint
 from util.config import Config, ModelConfig, TestConfig
 from util.distributed import ProcessInfo
 from util.masks import read_mask, write_mask
+from util.presence import Presence
 from util.read_ahead import read_ahead
 from util.results import BackgroundWriter, ResultFolder
 from util.submission import SubmissionError, VideoMasks, check_zip
@@ -35,6 +36,7 @@ class FakePredictor:
 
     def __init__(self, window: int = 4) -> None:
         self.window = window
+        self.presence = Presence()
         self.asked: list[tuple[list[str], int]] = []
 
     def track(self, windows: Iterable[torch.Tensor], captions: list[str]) -> Iterator[list[Prediction]]:

@@ -30,6 +30,11 @@ class Presence:
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} is {value}; it must be in [0, 1]")
 
+    @property
+    def decides(self) -> bool:
+        """Whether anything can be found not to be there."""
+        return bool(self.sentence_threshold or self.frame_threshold)
+
     def in_frames(self, scores: NDArray[np.floating]) -> NDArray[np.bool_]:
         """(T,) scores -> (T,) whether the object is in each frame; in none when the sentence's score is too low."""
         if sentence_score(scores) < self.sentence_threshold:
