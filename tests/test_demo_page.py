@@ -212,7 +212,7 @@ def test_a_user_in_a_browser(page: Page, tmp_path: Path) -> None:
         tab.get_by_role("button", name="Find it").click()
         tab.get_by_text("no video; upload one or pick the sample").first.wait_for(timeout=60_000)
         tab.locator("input[type=file]").first.set_input_files(str(video))
-        tab.get_by_text("a.mp4").first.wait_for(timeout=60_000)
+        tab.locator("td.filename[aria-label='a.mp4']").first.wait_for(timeout=60_000)
         tab.get_by_label("Sentences, one a line").fill("the red square\nthe blue one")
         tab.get_by_role("button", name="Find it").click()
         tab.locator("video").nth(1).wait_for(timeout=120_000)
