@@ -18,14 +18,15 @@ import logging
 import sys
 import typing
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import docstring_parser
 import numpy as np
-from jsonargparse import ArgumentError, ArgumentParser
+import torch
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -78,12 +79,37 @@ def infer(
 
     Args:
         predictor: the model.
+        visualize: also draw a picture of each expression.
+
+    The other arguments and the errors are those of `run_jobs`.
+    """
+
+    def segment_job(job: Job, writer: BackgroundWriter) -> Iterator[int]:
+        return segment(predictor, job, folder, writer, visualize)
+
+    run_jobs(segment_job, jobs, folder, identity, process, overwrite=overwrite)
+    if is_main_process():
+        zip_results(folder, [job.masks for job in jobs])
+
+
+def run_jobs(
+    segment_job: Callable[[Job, BackgroundWriter], Iterator[int]],
+    jobs: Sequence[Job],
+    folder: ResultFolder,
+    identity: dict[str, Any],
+    process: ProcessInfo,
+    *,
+    overwrite: bool = False,
+) -> None:
+    """Do this process's share of the videos that are not finished, and wait for the other processes.
+
+    Args:
+        segment_job: writes the masks of one video, and yields the number of frames of each window that is done.
         jobs: all videos.
         folder: where results go.
         identity: checkpoint and settings; results of another identity are not gone on with.
         process: this process among those of the run.
         overwrite: delete what is there.
-        visualize: also draw a picture of each expression.
 
     Raises:
         ValueError: the folder holds results of another identity, or the result is incomplete or malformed.
@@ -103,13 +129,11 @@ def infer(
     with BackgroundWriter() as writer, logging_redirect_tqdm(), _progress_bar(share) as bar:
         for job in share:
             bar.set_postfix_str(job.video.name)
-            for num_frames in segment(predictor, job, folder, writer, visualize):
+            for num_frames in segment_job(job, writer):
                 bar.update(num_frames)
             writer.wait()
             folder.mark_finished(job.masks, job.captions, job.source)
     barrier()
-    if is_main_process():
-        zip_results(folder, [job.masks for job in jobs])
 
 
 def segment(
@@ -226,19 +250,16 @@ def _progress_bar(share: Sequence[Job]) -> tqdm:
     return tqdm(total=num_frames, unit="frame", mininterval=interval, disable=not is_main_process())
 
 
-def build_parser() -> ArgumentParser:
+def build_parser(description: str | None = __doc__) -> ArgumentParser:
     """`--test.*` take the place of the checkpoint's own settings; absent ones are not in the namespace."""
     layout = argparse.RawDescriptionHelpFormatter
-    parser = ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False, exit_on_error=False)
+    parser = ArgumentParser(description=description, formatter_class=layout, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--checkpoint", type=Path, required=True, help="carries its configuration and tokenizer")
     parser.add_argument("--data_root", type=Path, required=True, help="data set in the Ref-YouTube-VOS layout")
     parser.add_argument("--split", default="valid")
-    parser.add_argument("--output_dir", type=Path, required=True, help="of Annotations/ and submission.zip")
+    parser.add_argument("--output_dir", type=Path, required=True, help="where results go")
     parser.add_argument("--device", type=typing.Literal["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--overwrite", action="store_true", help="delete the results in output_dir and begin anew")
-    parser.add_argument(
-        "--visualize", action="store_true", help="draw visualize/<video>/<expression id>.jpg of each video done"
-    )
     types = typing.get_type_hints(TestConfig)
     for param in docstring_parser.parse(inspect.getdoc(TestConfig) or "").params:
         help_text = f"{param.description} (default: the checkpoint's)".replace("\n", " ")
@@ -261,20 +282,35 @@ def merged_settings(checkpoint: Path, overrides: dict[str, Any]) -> TestConfig:
     return dataclasses.replace(settings, **overrides)
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    parser = build_parser()
+def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
+    """The arguments; a mistake in them ends the program with status 2 and one line."""
     try:
-        args = parser.parse_args(argv)
+        return parser.parse_args(argv)
     except ArgumentError as error:
         parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+
+
+def load_predictor(args: Namespace, device: torch.device) -> tuple[Predictor, dict[str, Any]]:
+    """The predictor that the arguments describe, and what tells its results from others.
+
+    Raises as `merged_settings` does.
+    """
+    settings = dataclasses.asdict(merged_settings(args.checkpoint, vars(args.test) if "test" in args else {}))
+    predictor = Predictor.from_checkpoint(args.checkpoint, device=device, **settings)
+    identity = {"checkpoint_sha256": file_digest(args.checkpoint), "split": args.split}
+    return predictor, identity | {f"test.{name}": value for name, value in settings.items()}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = build_parser()
+    parser.add_argument(
+        "--visualize", action="store_true", help="draw visualize/<video>/<expression id>.jpg of each video done"
+    )
+    args = parse_arguments(parser, argv)
     set_up_logging()
     with distributed(args.device, timeout_minutes=24 * 60) as process:
         set_up_logging(main_process=is_main_process())
-        settings = merged_settings(args.checkpoint, vars(args.test) if "test" in args else {})
-        settings = dataclasses.asdict(settings)
-        predictor = Predictor.from_checkpoint(args.checkpoint, device=process.device, **settings)
-        identity = {"checkpoint_sha256": file_digest(args.checkpoint), "split": args.split}
-        identity |= {f"test.{name}": value for name, value in settings.items()}
+        predictor, identity = load_predictor(args, process.device)
         jobs = list_jobs(VideoDataset(args.data_root, args.split))
         folder = ResultFolder(args.output_dir)
         infer(predictor, jobs, folder, identity, process, overwrite=args.overwrite, visualize=args.visualize)

@@ -54,6 +54,7 @@ class Prediction:
         scores: (T,) reference probability of the chosen query in each frame.
         query: the chosen query.
         query_scores: (T, N) reference probability of every query.
+        probabilities: (T, h, w) float32 of each pixel, where they were asked for.
     """
 
     caption: str
@@ -62,6 +63,7 @@ class Prediction:
     scores: Tensor
     query: int
     query_scores: Tensor
+    probabilities: Tensor | None = None
 
 
 class Predictor:
@@ -154,9 +156,11 @@ class Predictor:
             visual = self.model.look(normalise(frames)[None])
         return VideoFeatures(visual, size, original_size, len(frames))
 
-    def predict(self, features: VideoFeatures, captions: list[str]) -> list[Prediction]:
-        """Masks, boxes and scores of each caption in the frames of `encode`."""
-        return self._predict(features, captions, [None] * len(captions))
+    def predict(
+        self, features: VideoFeatures, captions: list[str], keep_probabilities: bool = False
+    ) -> list[Prediction]:
+        """Masks, boxes and scores of each caption in the frames of `encode`, and the pixels' probabilities if asked."""
+        return self._predict(features, captions, [None] * len(captions), keep_probabilities)
 
     def track(self, windows: Iterable[Tensor], captions: list[str]) -> Iterator[list[Prediction]]:
         """Predictions for a video of any length, one list per window, one prediction per caption.
@@ -175,15 +179,23 @@ class Predictor:
             yield predictions
 
     @torch.inference_mode()
-    def _predict(self, features: VideoFeatures, captions: list[str], history: list[Tensor | None]) -> list[Prediction]:
+    def _predict(
+        self,
+        features: VideoFeatures,
+        captions: list[str],
+        history: list[Tensor | None],
+        keep_probabilities: bool = False,
+    ) -> list[Prediction]:
         """`history`: (N,) summed scores of each caption's queries in earlier windows, or None."""
         with self._autocast():
             return [
-                self._predict_one(features, caption, earlier)
+                self._predict_one(features, caption, earlier, keep_probabilities)
                 for caption, earlier in zip(captions, history, strict=True)
             ]
 
-    def _predict_one(self, features: VideoFeatures, caption: str, earlier: Tensor | None) -> Prediction:
+    def _predict_one(
+        self, features: VideoFeatures, caption: str, earlier: Tensor | None, keep_probabilities: bool
+    ) -> Prediction:
         """Only the last layer's masks of the chosen query are made."""
         model, visual = self.model, features.visual
         text = model.text_encoder([caption])
@@ -201,8 +213,11 @@ class Predictor:
         )
         h, w = features.original_size
         boxes = box_cxcywh_to_xyxy(last.boxes[:, query].float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
-        masks = resize_logits(logits, features.size, (h, w)) > self.logit_threshold
-        return Prediction(caption, masks[:, 0].cpu(), boxes, query_scores[:, query], query, query_scores)
+        logits = resize_logits(logits, features.size, (h, w))[:, 0]
+        masks, probabilities = (logits > self.logit_threshold).cpu(), None
+        if keep_probabilities:
+            probabilities = logits.sigmoid().cpu()
+        return Prediction(caption, masks, boxes, query_scores[:, query], query, query_scores, probabilities)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)

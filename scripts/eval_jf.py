@@ -12,17 +12,16 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
@@ -30,8 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import read_json
 from util.masks import read_mask, read_object_ids, write_bytes
-from util.metrics import boundary_accuracy, region_similarity
+from util.metrics import Silhouette, compare_boundaries, compare_regions
 from util.submission import Fault, SubmissionError, VideoMasks
+from util.workers import map_unordered
 
 Missing = Literal["error", "zero"]
 
@@ -147,7 +147,8 @@ def evaluate(
     scored: dict[Target, Score] = {}
     faults: list[Fault] = []
     with tqdm(total=len(targets), desc="scoring", unit="expression") as bar:
-        for scores, found in _map_videos(list(by_video.values()), Path(results), Path(annotations), num_workers):
+        score = functools.partial(_score_video, results=Path(results), annotations=Path(annotations))
+        for scores, found in map_unordered(score, by_video.values(), num_workers):
             scored |= {score.target: score for score in scores}
             faults += found
             bar.update(len(scores))
@@ -192,20 +193,6 @@ def write_csv(scores: Sequence[Score], path: str | os.PathLike[str]) -> None:
     write_bytes(path, text.getvalue().encode())
 
 
-def _map_videos(videos: list[list[Target]], results: Path, annotations: Path, num_workers: int):
-    """Yield what `_score_video` returns for each video, in any order."""
-    if num_workers == 0:
-        yield from (_score_video(video, results, annotations) for video in videos)
-        return
-    with ProcessPoolExecutor(num_workers, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        futures = [pool.submit(_score_video, video, results, annotations) for video in videos]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
 def _score_video(targets: list[Target], results: Path, annotations: Path) -> tuple[list[Score], list[Fault]]:
     """Scores of all expressions of one video, whose annotations are read once. A faulty mask scores 0 in its frame."""
     video, frames = targets[0].video, targets[0].frames
@@ -213,14 +200,15 @@ def _score_video(targets: list[Target], results: Path, annotations: Path) -> tup
     faults = []
     for t, frame in enumerate(frames):
         ids = read_object_ids(annotations / video / f"{frame}.png")
+        truths = {obj_id: Silhouette.of(ids == obj_id) for obj_id in {target.obj_id for target in targets}}
         for i, target in enumerate(targets):
             try:
                 result = read_mask(results / video / target.expression_id / f"{frame}.png", ids.shape)
             except (ValueError, OSError) as error:
                 faults.append(Fault(video, str(error)))
                 continue
-            truth = ids == target.obj_id
-            j[i, t], f[i, t] = region_similarity(result, truth), boundary_accuracy(result, truth)
+            silhouette, truth = Silhouette.of(result), truths[target.obj_id]
+            j[i, t], f[i, t] = compare_regions(silhouette, truth), compare_boundaries(silhouette, truth)
     return [Score(target, j[i].mean().item(), f[i].mean().item()) for i, target in enumerate(targets)], faults
 
 

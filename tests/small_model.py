@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,7 +14,8 @@ from models.outputs import LayerOutput
 from models.referformer import ReferFormer
 from util.batch import ClipTargets
 from util.boxes import box_xyxy_to_cxcywh, masks_to_boxes
-from util.config import ModelConfig
+from util.checkpoint_io import save_checkpoint
+from util.config import Config, ModelConfig, TestConfig
 
 CAPTIONS = ["the small red square moving left", "a blue circle", "the large green triangle on the right of the circle"]
 
@@ -117,3 +119,12 @@ def assert_gradients_close(actual: dict[str, Tensor | None], expected: dict[str,
         if theirs is not None:
             error = (ours - theirs).abs().max() / theirs.abs().max().clamp(min=1e-3 * largest)
             assert error <= rtol, f"the gradient of {name} differs by {error:.2e}"
+
+
+def write_small_checkpoint(path: Path, seed: int = 0, **changes: Any) -> Path:
+    """A checkpoint of the small model, to be used on frames of about 48 pixels; `changes` as in `small_config`."""
+    model = small_model(seed, **changes)
+    config = Config(model=small_config(**changes), test=TestConfig(short_side=48, window=4))
+    state = {"model": model.state_dict(), "config": config.to_dict(), "extras": model.checkpoint_extras()}
+    save_checkpoint(path, state)
+    return path

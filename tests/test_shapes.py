@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.shapes import main, new_folder, video_generator, write_ytvos
+from datasets.shapes import main
+from datasets.shapes_files import new_folder, video_generator
 from datasets.shapes_scene import KINDS, SHAPES, VideoSettings
 from datasets.shapes_video import generate_video
+from datasets.shapes_ytvos import write_ytvos
 
 SETTINGS = VideoSettings(num_frames=4, height=96, width=144)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from datasets.shapes import video_generator
+from datasets.shapes_files import video_generator
 from datasets.shapes_language import is_expression_of_kind, matching_objects, parse
 from datasets.shapes_render import full_areas, rasterise
 from datasets.shapes_scene import COLOURS, KINDS, VideoSettings

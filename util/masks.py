@@ -5,6 +5,7 @@ Free of torch, so that worker processes start quickly.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import uuid
@@ -100,6 +101,17 @@ def write_mask(path: str | os.PathLike[str], mask: NDArray[np.bool_]) -> None:
     write_bytes(path, data.tobytes())
 
 
+def write_object_ids(path: str | os.PathLike[str], ids: NDArray[np.uint8]) -> None:
+    """Write object ids (H, W) as a palette PNG, each id in a colour of its own. Its folder must exist.
+
+    The file appears whole or not at all. Raises OSError when it cannot be written.
+    """
+    image, buffer = Image.fromarray(ids), io.BytesIO()
+    image.putpalette(_palette())
+    image.save(buffer, format="PNG")
+    write_bytes(path, buffer.getvalue())
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file under a temporary name, then rename it, so that it appears whole or not at all.
 
@@ -130,3 +142,11 @@ def _check_size(name: object, size: tuple[int, int], expected: tuple[int, int] |
         raise ValueError(
             f"{name}: {size[0]} x {size[1]} pixels (h x w) where its frame has {expected[0]} x {expected[1]}"
         )
+
+
+@functools.cache
+def _palette() -> bytes:
+    """768 values: the colour map of PASCAL VOC and DAVIS, which spreads the bits of the id over red, green and blue."""
+    ids = np.arange(256)
+    channels = [sum(((ids >> (3 * bit + channel)) & 1) << (7 - bit) for bit in range(8)) for channel in range(3)]
+    return np.stack(channels, axis=1).astype(np.uint8).tobytes()

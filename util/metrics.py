@@ -1,13 +1,16 @@
 """Region similarity J and boundary accuracy F of two masks, as DAVIS 2017 defines them.
 
 Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation", CVPR 2016, section 5.
-Masks are (H, W) bool arrays; everything runs on the CPU without torch, so that worker processes start quickly.
+Two masks are compared by `region_similarity` and `boundary_accuracy`. Where each of several is compared with each of
+others, what belongs to one mask is done once, as a `Silhouette`. Masks are (H, W) bool arrays; everything runs on the
+CPU without torch, so that worker processes start quickly.
 """
 
 from __future__ import annotations
 
 import functools
 import math
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -48,14 +51,68 @@ def boundary_accuracy(result: Mask, truth: Mask, tolerance: float = 0.008, void:
         ValueError: the sizes differ.
     """
     result, truth = _without_void(result, truth, void)
-    radius = math.ceil(tolerance * math.hypot(*result.shape))
-    window = _window_around(result | truth)
-    result_boundary, truth_boundary = boundary_map(result[window]), boundary_map(truth[window])
-    num_result, num_truth = np.count_nonzero(result_boundary), np.count_nonzero(truth_boundary)
-    if num_result == 0 or num_truth == 0:
-        return float(num_result == num_truth)
-    precision = np.count_nonzero(result_boundary & _dilated(truth_boundary, radius)) / num_result
-    recall = np.count_nonzero(truth_boundary & _dilated(result_boundary, radius)) / num_truth
+    return compare_boundaries(Silhouette.of(result, tolerance), Silhouette.of(truth, tolerance))
+
+
+@dataclass(frozen=True)
+class Silhouette:
+    """A mask and its boundary, within a window of the frame that holds all of both and of the dilated boundary.
+
+    Attributes:
+        top, left: of the window in the frame.
+        mask: (h, w) bool.
+        boundary: (h, w) bool.
+        near: (h, w) bool, pixels within the tolerance of the boundary.
+        area: pixels of the mask.
+        length: pixels of the boundary.
+    """
+
+    top: int
+    left: int
+    mask: Mask
+    boundary: Mask
+    near: Mask
+    area: int
+    length: int
+
+    @classmethod
+    def of(cls, mask: Mask, tolerance: float = 0.008) -> Silhouette:
+        """Prepare a mask.
+
+        Args:
+            mask: (H, W) bool, the whole frame.
+            tolerance: of boundaries, as a share of the frame's diagonal.
+        """
+        height, width = mask.shape
+        radius = math.ceil(tolerance * math.hypot(height, width))
+        x, y, w, h = cv2.boundingRect(mask.view(np.uint8))
+        if w == 0:
+            nothing = np.zeros((0, 0), bool)
+            return cls(0, 0, nothing, nothing, nothing, 0, 0)
+        # A boundary pixel may lie one to the left and above, and what is near it `radius` further. The window ends in
+        # background or at the frame's edge, so the rules of the last row and column apply where they do in the frame.
+        top, left = max(y - 1 - radius, 0), max(x - 1 - radius, 0)
+        mask = mask[top : y + h + radius + 1, left : x + w + radius + 1]
+        boundary = boundary_map(mask)
+        near = cv2.dilate(boundary.view(np.uint8), _disk(radius)).view(bool)
+        return cls(top, left, mask, boundary, near, int(np.count_nonzero(mask)), int(np.count_nonzero(boundary)))
+
+
+def compare_regions(result: Silhouette, truth: Silhouette) -> float:
+    """J of two masks of one frame."""
+    a, b = _common(result, truth)
+    intersection = int(np.count_nonzero(result.mask[a] & truth.mask[b]))
+    union = result.area + truth.area - intersection
+    return intersection / union if union else 1.0
+
+
+def compare_boundaries(result: Silhouette, truth: Silhouette) -> float:
+    """F of two masks of one frame, prepared with the same tolerance."""
+    if result.length == 0 or truth.length == 0:
+        return float(result.length == truth.length)
+    a, b = _common(result, truth)
+    precision = int(np.count_nonzero(result.boundary[a] & truth.near[b])) / result.length
+    recall = int(np.count_nonzero(truth.boundary[b] & result.near[a])) / truth.length
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
@@ -86,21 +143,13 @@ def _without_void(result: Mask, truth: Mask, void: Mask | None) -> tuple[Mask, M
     return result & ~void, truth & ~void
 
 
-def _window_around(mask: Mask) -> tuple[slice, slice]:
-    """The box of a mask and one pixel around it: all its boundary pixels, and background beyond them.
-
-    A cut at that margin changes nothing: a cut row or column holds background alone, so that the rules of the last row
-    and column find no boundary there, and a dilation is looked at only where the other boundary is.
-    """
-    window = []
-    for axis in (1, 0):
-        occupied = np.flatnonzero(mask.any(axis=axis))
-        window.append(slice(max(occupied[0] - 1, 0), occupied[-1] + 2) if occupied.size else slice(0, 0))
-    return window[0], window[1]
-
-
-def _dilated(boundary: Mask, radius: int) -> Mask:
-    return cv2.dilate(boundary.view(np.uint8), _disk(radius)).view(bool)
+def _common(first: Silhouette, second: Silhouette) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of the frame that two windows share, in the coordinates of each."""
+    top, left = max(first.top, second.top), max(first.left, second.left)
+    bottom = max(top, min(first.top + first.mask.shape[0], second.top + second.mask.shape[0]))
+    right = max(left, min(first.left + first.mask.shape[1], second.left + second.mask.shape[1]))
+    one, other = ((slice(top - s.top, bottom - s.top), slice(left - s.left, right - s.left)) for s in (first, second))
+    return one, other
 
 
 @functools.cache

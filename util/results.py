@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -28,15 +28,17 @@ class ResultFolder:
 
     Args:
         path: the folder; made when something is written.
+        parts: names of the folders in it that hold the masks, where there are several.
 
     Attributes:
-        annotations: the folder of the masks.
+        annotations: what the paths of masks are relative to: their folder, or `path` where there are several.
         submission: the zip of them.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], parts: Sequence[str] = ()) -> None:
         self.path = Path(path)
-        self.annotations = self.path / FOLDER
+        self.annotations = self.path if parts else self.path / FOLDER
+        self._parts = [self.path / name for name in parts or (FOLDER,)]
         self.submission = self.path / "submission.zip"
         self._identity = self.path / "inference.json"
         self._finished = self.path / "finished"
@@ -49,8 +51,9 @@ class ResultFolder:
         """
         cure = "choose another --output_dir, or pass --overwrite to delete the old results"
         if not self._identity.is_file():
-            if self.annotations.is_dir() and any(self.annotations.iterdir()):
-                raise ValueError(f"{self.annotations} holds results and no {self._identity.name} says whose; {cure}")
+            for part in self._parts:
+                if part.is_dir() and any(part.iterdir()):
+                    raise ValueError(f"{part} holds results and no {self._identity.name} says whose; {cure}")
             return
         try:
             old = json.loads(self._identity.read_text())
@@ -63,13 +66,14 @@ class ResultFolder:
 
     def write_identity(self, identity: dict[str, Any]) -> None:
         """Make the folder, and say whose results it holds from now on."""
-        self.annotations.mkdir(parents=True, exist_ok=True)
+        for part in self._parts:
+            part.mkdir(parents=True, exist_ok=True)
         self._finished.mkdir(exist_ok=True)
         write_bytes(self._identity, json.dumps(identity, indent=2).encode())
 
     def clear(self) -> None:
         """Delete what an inference run writes here, and nothing else."""
-        for folder in (self.annotations, self._finished, self.path / "visualize"):
+        for folder in (*self._parts, self._finished, self.path / "visualize"):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self._identity, self.submission):
             file.unlink(missing_ok=True)

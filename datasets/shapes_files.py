@@ -1,0 +1,131 @@
+"""What every layout of the generated benchmark is written with: folders, pictures, JSON, several processes."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+SPLITS = ("train", "valid")
+JPEG_QUALITY = 90
+PROGRAM = "datasets.shapes"
+_MARKER = "generated.json"  # tells a folder that this program wrote from any other
+
+
+def video_generator(seed: int, split: str, index: int) -> np.random.Generator:
+    """The source of all that is random in one video."""
+    return np.random.default_rng((seed, SPLITS.index(split), index))
+
+
+def choose_counts(num_videos: int, num_valid_videos: int | None, seed: int, num_workers: int) -> dict[str, int]:
+    """{split: number of videos}; `valid` gets a quarter of `num_videos`, at least 2, when nothing is said.
+
+    Raises:
+        ValueError: a count is not positive, or the seed is negative.
+    """
+    if num_valid_videos is None:
+        num_valid_videos = max(2, num_videos // 4)
+    counts = {"num_videos": num_videos, "num_valid_videos": num_valid_videos, "num_workers": num_workers}
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} is {value}; it must be at least 1")
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; it must not be negative")
+    return dict(zip(SPLITS, (num_videos, num_valid_videos), strict=True))
+
+
+def write_videos(
+    write: Callable[[tuple[str, int]], Any], counts: Mapping[str, int], num_workers: int
+) -> dict[str, list[Any]]:
+    """Call `write((split, index))` for every video; {split: what it returned, in order}."""
+    jobs = [(split, index) for split, count in counts.items() for index in range(count)]
+    results = zip(jobs, tqdm(_map(write, jobs, num_workers), "videos", len(jobs), unit="video"), strict=True)
+    records: dict[str, list[Any]] = {split: [] for split in counts}
+    for (split, _), record in results:
+        records[split].append(record)
+    return records
+
+
+@contextmanager
+def new_folder(root: Path, description: dict[str, Any]) -> Iterator[Path]:
+    """A temporary folder beside `root` that takes its place when all of it is written, and is removed on an error.
+
+    Raises:
+        FileExistsError: if `root` exists and this program did not write it.
+    """
+    root = Path(root).resolve()
+    _check_replaceable(root)
+    partial_root = root.with_name(f".{root.name}.partial")
+    shutil.rmtree(partial_root, ignore_errors=True)
+    partial_root.mkdir(parents=True)
+    try:
+        yield partial_root
+        record = {"program": PROGRAM, **description, "holds": sorted(_entries(partial_root))}
+        (partial_root / _MARKER).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if root.exists():
+            shutil.rmtree(root)
+        partial_root.rename(root)
+    except BaseException:
+        shutil.rmtree(partial_root, ignore_errors=True)
+        raise
+
+
+def write_jpeg(path: Path, image: np.ndarray) -> None:
+    """Writes an RGB image (H, W, 3) uint8."""
+    _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    path.write_bytes(data.tobytes())
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Writes an RGB image (H, W, 3) uint8 without loss."""
+    _, data = cv2.imencode(".png", image[..., ::-1])
+    path.write_bytes(data.tobytes())
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, and the folder it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _entries(root: Path) -> set[str]:
+    """Names in a folder and in its folders, as "train/meta.json"."""
+    return {path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in root.glob(pattern)}
+
+
+def _check_replaceable(root: Path) -> None:
+    """Raises FileExistsError unless `root` is absent, empty, or what an earlier run wrote with nothing added."""
+    if not root.exists():
+        return
+    if not root.is_dir():
+        raise FileExistsError(f"{root} is a file; give a folder that does not exist yet")
+    try:
+        record = json.loads((root / _MARKER).read_text(encoding="utf-8"))
+        known = {*record["holds"], _MARKER} if record["program"] == PROGRAM else set()
+    except (OSError, ValueError, KeyError, TypeError):
+        known = set()
+    foreign = sorted(_entries(root) - known)
+    if foreign:
+        held = ", ".join(foreign[:5]) + (", ..." if len(foreign) > 5 else "")
+        raise FileExistsError(
+            f"{root} holds something this program did not write ({held}); choose another folder or empty this one"
+        )
+
+
+def _map(function: Callable[[Any], Any], jobs: list[Any], num_workers: int) -> Iterator[Any]:
+    """Results in the order of the jobs."""
+    if num_workers == 1:
+        yield from map(function, jobs)
+        return
+    context = multiprocessing.get_context("spawn")  # forking a process that has threads can hang
+    with ProcessPoolExecutor(num_workers, context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.map(function, jobs, chunksize=max(1, min(16, len(jobs) // (4 * num_workers))))
