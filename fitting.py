@@ -12,11 +12,14 @@ from typing import Any
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets.build import build_eval_videos, build_train_loader
+from datasets.build import build_eval_data, build_train_loader
+from datasets.frame_clips import FrameWindows
 from datasets.videos import VideoDataset
 from engine import SupervisedModel, TrainingRun, check_annotated, evaluate, train_one_epoch
+from frame_evaluation import evaluate_frames
 from models.build import build_criterion, build_model
 from models.checkpoint import load_model_state
+from models.frame_predictor import FramePredictor
 from models.predictor import Predictor
 from util.checkpoint_io import NEWEST, CheckpointError, find_newest, keep_copy, load_checkpoint, save_checkpoint
 from util.config import Config
@@ -58,7 +61,7 @@ class Fitting:
     process: ProcessInfo
     network: nn.Module
     run: TrainingRun
-    videos: VideoDataset | None
+    videos: VideoDataset | FrameWindows | None
 
     @property
     def checkpoint_path(self) -> Path:
@@ -94,10 +97,11 @@ class Fitting:
         done, every, log = record["epoch"] + 1, self.config.train.eval_every_epochs, self.run.log
         if self.videos is not None and (done % every == 0 or done == self.config.optim.epochs):
             with preserved_random_state(self.process.device):
-                scores = evaluate(build_predictor(self.config, self.network, self.process), self.videos)
+                scores = evaluate_network(self.config, self.network, self.process, self.videos)
             record = record | {"eval": scores}
             if log is not None:
-                log.scalars(record["step"], {f"eval/{name}": scores[name] for name in ("J", "F", "J&F")})
+                numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
+                log.scalars(record["step"], {f"eval/{name}": value for name, value in numbers.items()})
         if log is not None:
             log.record(record)
         return record
@@ -155,9 +159,11 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
         OSError: a checkpoint cannot be saved. In both cases the last one stays.
     """
     folder, train = Path(config.train.output_dir), config.train
-    videos = build_eval_videos(config) if train.eval_every_epochs else None
-    if videos is not None:
+    videos = build_eval_data(config) if train.eval_every_epochs else None
+    if isinstance(videos, VideoDataset):
         check_annotated(videos)
+    elif videos is not None:
+        _ = videos.reader.truths  # a missing file is better known before training than after an epoch
     resumed_from = _path_to_resume(config)
     path, checkpoint = resumed_from or train.init_checkpoint, None
     if path is not None:
@@ -208,6 +214,17 @@ def build_network(
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return network
+
+
+def evaluate_network(
+    config: Config, network: nn.Module, process: ProcessInfo, data: VideoDataset | FrameWindows
+) -> dict[str, Any]:
+    """The scores of a network on what `datasets.build.build_eval_data` gave. All processes have to call this."""
+    if isinstance(data, VideoDataset):
+        return evaluate(build_predictor(config, network, process), data)
+    test = config.test
+    predictor = FramePredictor(network, threshold=test.threshold, precision=test.precision, device=process.device)
+    return evaluate_frames(predictor, data, config.data.num_workers)
 
 
 def build_predictor(config: Config, network: nn.Module, process: ProcessInfo) -> Predictor:

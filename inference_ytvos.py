@@ -260,12 +260,17 @@ def build_parser(description: str | None = __doc__) -> ArgumentParser:
     parser.add_argument("--output_dir", type=Path, required=True, help="where results go")
     parser.add_argument("--device", type=typing.Literal["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--overwrite", action="store_true", help="delete the results in output_dir and begin anew")
+    add_test_arguments(parser)
+    return parser
+
+
+def add_test_arguments(parser: ArgumentParser) -> None:
+    """`--test.*`, absent from the namespace unless they are given."""
     types = typing.get_type_hints(TestConfig)
     for param in docstring_parser.parse(inspect.getdoc(TestConfig) or "").params:
         help_text = f"{param.description} (default: the checkpoint's)".replace("\n", " ")
         name = f"--test.{param.arg_name}"
         parser.add_argument(name, type=types[param.arg_name], default=argparse.SUPPRESS, help=help_text)
-    return parser
 
 
 def merged_settings(checkpoint: Path, overrides: dict[str, Any]) -> TestConfig:

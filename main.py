@@ -18,9 +18,8 @@ from typing import Any
 
 import torch
 
-from datasets.build import build_eval_videos
-from engine import evaluate
-from fitting import build_network, build_predictor, fit
+from datasets.build import build_eval_data
+from fitting import build_network, evaluate_network, fit
 from util.checkpoint_io import load_checkpoint
 from util.cli import parse
 from util.config import Config
@@ -71,7 +70,7 @@ def evaluate_checkpoint(config: Config, path: str, process: ProcessInfo) -> dict
         model = Config.from_dict({"model": checkpoint["config"]["model"]}).model
         config = dataclasses.replace(config, model=model)
     network = build_network(config, checkpoint, path)
-    return evaluate(build_predictor(config, network, process), build_eval_videos(config))
+    return evaluate_network(config, network.to(process.device), process, build_eval_data(config))
 
 
 if __name__ == "__main__":

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
+from datasets.a2d import A2DReader
+from datasets.annotated_frames import AnnotatedFrameReader
 from datasets.clips import ClipDataset
 from datasets.collate import collate
+from datasets.frame_clips import FrameClipDataset, FrameWindows
+from datasets.jhmdb import JHMDBReader
 from datasets.sampler import ClipSampler
 from datasets.transforms import ClipTransform
 from datasets.videos import VideoDataset
@@ -32,7 +36,7 @@ class ClipLoader(DataLoader):
             raise type(error)(message) from error
 
 
-def build_clip_dataset(config: Config) -> ClipDataset:
+def build_clip_dataset(config: Config) -> ClipDataset | FrameClipDataset:
     """The training clips that a configuration describes. Raises as the reader and the dataset do."""
     data = config.data
     transform = ClipTransform(
@@ -45,15 +49,17 @@ def build_clip_dataset(config: Config) -> ClipDataset:
         crop_short_sides=data.crop_short_sides,
         crop_sizes=data.crop_sizes,
     )
-    return ClipDataset(
-        _READERS[data.dataset](data.root, data.train_split, skip_broken=data.skip_broken),
-        num_frames=data.num_frames,
-        transform=transform,
-        num_classes=config.model.num_classes,
-        seed=config.train.seed,
-        skip_broken=data.skip_broken,
-        broken_list=Path(config.train.output_dir) / "broken_samples.txt",
-    )
+    options = {
+        "num_frames": data.num_frames,
+        "transform": transform,
+        "seed": config.train.seed,
+        "skip_broken": data.skip_broken,
+        "broken_list": Path(config.train.output_dir) / "broken_samples.txt",
+    }
+    if data.dataset in _FRAME_READERS:
+        return FrameClipDataset(_build_frame_reader(config, data.train_split), **options)
+    reader = _READERS[data.dataset](data.root, data.train_split, skip_broken=data.skip_broken)
+    return ClipDataset(reader, num_classes=config.model.num_classes, **options)
 
 
 def build_train_loader(config: Config, rank: int = 0, world_size: int = 1) -> tuple[DataLoader, ClipSampler]:
@@ -80,6 +86,39 @@ def build_train_loader(config: Config, rank: int = 0, world_size: int = 1) -> tu
     return loader, sampler
 
 
+def build_eval_data(config: Config) -> VideoDataset | FrameWindows:
+    """What `data.eval_split` is evaluated on: whole videos, or windows around annotated frames."""
+    return build_eval_windows(config) if config.data.dataset in _FRAME_READERS else build_eval_videos(config)
+
+
+def build_eval_windows(config: Config) -> FrameWindows:
+    """Windows around the annotated frames of `data.eval_split`, at the size of `test`. Raises as readers do."""
+    data, test = config.data, config.test
+    resize = ClipTransform(short_sides=(test.short_side,), max_long_side=test.max_long_side, augment=False)
+    return FrameWindows(_build_frame_reader(config, data.eval_split), num_frames=data.num_frames, transform=resize)
+
+
+def build_window_loader(windows: FrameWindows, indices: Sequence[int], num_workers: int) -> DataLoader:
+    """Loads windows one by one, as batches of one clip, in the order of `indices`."""
+    return ClipLoader(
+        Subset(windows, list(indices)),
+        batch_size=1,
+        collate_fn=collate,
+        num_workers=num_workers,
+        worker_init_fn=use_one_thread,
+        generator=torch.Generator(),  # of its own, so that evaluating changes no random state
+    )
+
+
+def _build_frame_reader(config: Config, split: str) -> AnnotatedFrameReader:
+    data = config.data
+    if config.model.num_classes != 1:
+        raise ValueError(
+            f"model.num_classes is {config.model.num_classes}; {data.dataset} has no categories, so it must be 1"
+        )
+    return _FRAME_READERS[data.dataset](data.root, split, cache_bytes=data.cache_bytes)
+
+
 def build_eval_videos(config: Config, split: str | None = None) -> VideoDataset:
     """The whole videos of `split`, by default `data.eval_split`. Raises as the reader does."""
     data = config.data
@@ -93,3 +132,4 @@ def use_one_thread(worker_id: int) -> None:
 
 
 _READERS = {"ytvos": YTVOSReader}
+_FRAME_READERS: dict[str, type[AnnotatedFrameReader]] = {"a2d": A2DReader, "jhmdb": JHMDBReader}

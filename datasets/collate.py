@@ -14,12 +14,13 @@ def collate(samples: Sequence[Sample], multiple: int = 32) -> Batch:
     """Pad clips bottom-right with zeros to the largest height and width, rounded up to a multiple.
 
     Args:
-        samples: B clips with the same number of frames T.
+        samples: B clips with the same number of frames T; either all or none have an annotated frame.
         multiple: H and W of the batch are multiples of it.
 
     Returns:
         A batch; its targets keep each clip's own size.
     """
+    annotated = [sample.annotated_frame for sample in samples]
     sizes = torch.tensor([sample.frames.shape[-2:] for sample in samples])
     height, width = (-(-int(side) // multiple) * multiple for side in sizes.amax(0))
     num_frames, channels = samples[0].frames.shape[:2]
@@ -35,4 +36,5 @@ def collate(samples: Sequence[Sample], multiple: int = 32) -> Batch:
         captions=[sample.caption for sample in samples],
         targets=[sample.targets for sample in samples],
         names=[sample.name for sample in samples],
+        annotated_frame=None if None in annotated else torch.tensor(annotated),
     )

@@ -31,7 +31,7 @@ class Clip:
 
     Attributes:
         frames: (T, 3, h, w) uint8 RGB.
-        masks: (T, h, w) uint8, 1 where the referred object is.
+        masks: (T, h, w) uint8, 1 where the referred object is; of one frame where only that is annotated.
         caption: the sentence.
     """
 
@@ -74,7 +74,7 @@ class ClipTransform:
     """
 
     short_sides: tuple[int, ...]
-    max_long_side: int
+    max_long_side: int | None
     augment: bool = True
     flip_probability: float = 0.5
     photometric: bool = True

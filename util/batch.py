@@ -18,7 +18,7 @@ class ClipTargets:
     """The referred object in one clip.
 
     Attributes:
-        masks: (T, h, w) bool, at the clip's own size before padding.
+        masks: (T, h, w) bool, at the clip's own size before padding. T is 1 for clips with one annotated frame.
         boxes: (T, 4) cxcywh as shares of the clip's own (w, h); zeros where the object is not visible.
         visible: (T,) bool, whether the object is in the frame.
         labels: (T,) int64, class of the object, 0 for class-agnostic models.
@@ -65,5 +65,6 @@ class Batch:
 
     def pin_memory(self) -> Batch:
         """Called by a DataLoader with `pin_memory=True`."""
-        pinned = {name: getattr(self, name).pin_memory() for name in ("frames", "padding_mask", "frame_sizes")}
+        names = ("frames", "padding_mask", "frame_sizes", "annotated_frame")
+        pinned = {name: value.pin_memory() for name in names if (value := getattr(self, name)) is not None}
         return dataclasses.replace(self, **pinned)

@@ -123,7 +123,8 @@ class DataConfig:
     """What is read, and how clips are cut and augmented.
 
     Args:
-        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout.
+        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout; `a2d` and `jhmdb` (which is evaluated only) have one
+            annotated frame a clip.
         root: folder of the data set.
         train_split: split that is trained on.
         eval_split: split that is evaluated (its folder must hold annotations).
@@ -137,10 +138,11 @@ class DataConfig:
         crop_short_sides: short sides before the crop (pixels).
         crop_sizes: smallest and largest side of the crop (pixels).
         num_workers: loader processes per training process.
+        cache_bytes: decoded frames of `a2d` and `jhmdb` that each loader process keeps between epochs; 0 keeps none.
         skip_broken: go on without unreadable samples, listed in `broken_samples.txt` of `train.output_dir`.
     """
 
-    dataset: Literal["ytvos"] = "ytvos"
+    dataset: Literal["ytvos", "a2d", "jhmdb"] = "ytvos"
     root: str = "data/ref-youtube-vos"
     train_split: str = "train"
     eval_split: str = "valid"
@@ -154,13 +156,15 @@ class DataConfig:
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
     crop_sizes: tuple[int, int] = (384, 600)
     num_workers: int = 4
+    cache_bytes: int = 500_000_000
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
         _positive(self, "num_frames", "max_long_side")
         _within(self, 0, 1, "flip_probability", "crop_probability")
-        if self.num_workers < 0:
-            raise ValueError(f"data.num_workers is {self.num_workers}; it must be 0 or more")
+        for name in ("num_workers", "cache_bytes"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be 0 or more")
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(f"data.short_sides is {self.short_sides}; give at least one positive size")
         if self.crop_probability and (not self.crop_short_sides or min(self.crop_short_sides) < 1):
