@@ -255,7 +255,7 @@ def _explain(run: TrainingRun, batches: Sequence[Batch], parts: Sequence[dict[st
 
 def check_annotated(videos: VideoDataset) -> None:
     """Raises a ValueError when `videos` cannot be scored, which is better known before training than after an epoch."""
-    withheld = [e.name for video in videos for e in video.expressions if e.obj_id is None]
+    withheld = [e.name for video in videos for e in video.expressions if not e.has_object]
     if not videos.has_masks or withheld:
         what = f"no object for expression {withheld[0]}" if videos.has_masks else "no annotations"
         raise ValueError(
@@ -300,9 +300,7 @@ def _score_video(predictor: Predictor, video: Video) -> list[tuple[str | None, f
     for predictions in predictor.track(video.windows(predictor.window), [e.caption for e in video.expressions]):
         masks = [prediction.masks.numpy() for prediction in predictions]
         for i in range(len(masks[0])):
-            ids = video.masks(frame)
-            for expression, (mask, total) in zip(video.expressions, zip(masks, totals, strict=True), strict=True):
-                truth = ids == expression.obj_id
+            for truth, mask, total in zip(video.truths(frame), masks, totals, strict=True):
                 total += region_similarity(mask[i], truth), boundary_accuracy(mask[i], truth)
             frame += 1
     means = totals / max(frame, 1)

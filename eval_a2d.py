@@ -45,14 +45,19 @@ LONG_SIDE = 640  # of the published evaluation, where the checkpoint does not sa
 
 def run_model(args: Namespace, process: ProcessInfo) -> tuple[FrameWindows, list[FrameResult]]:
     """Every sample's result, by the checkpoint of the arguments."""
-    overrides = vars(args.test) if "test" in args else {}
-    settings = merged_settings(args.checkpoint, overrides)
-    if settings.max_long_side is None and "max_long_side" not in overrides:
-        settings = dataclasses.replace(settings, max_long_side=max(LONG_SIDE, settings.short_side))
+    settings = TestConfig(**evaluation_settings(args.checkpoint, vars(args.test) if "test" in args else {}))
     model = Predictor.from_checkpoint(args.checkpoint, device=process.device).model
     windows = build_windows(args, settings, args.num_frames or trained_frames(args.checkpoint))
     predictor = FramePredictor(model, threshold=settings.threshold, precision=settings.precision, device=process.device)
     return windows, predict_frames(predictor, windows, args.num_workers)
+
+
+def evaluation_settings(checkpoint: Path, overrides: dict[str, Any]) -> dict[str, Any]:
+    """The checkpoint's test settings with `overrides` in their place, and the published limit of the long side."""
+    settings = merged_settings(checkpoint, overrides)
+    if settings.max_long_side is None and "max_long_side" not in overrides:
+        settings = dataclasses.replace(settings, max_long_side=max(LONG_SIDE, settings.short_side))
+    return dataclasses.asdict(settings)
 
 
 def build_windows(args: Namespace, settings: TestConfig, num_frames: int) -> FrameWindows:

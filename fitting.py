@@ -14,9 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.build import build_eval_data, build_train_loader
 from datasets.frame_clips import FrameWindows
+from datasets.refcoco import RefCOCOReader
 from datasets.videos import VideoDataset
 from engine import SupervisedModel, TrainingRun, check_annotated, evaluate, train_one_epoch
 from frame_evaluation import evaluate_frames
+from image_evaluation import evaluate_images
 from models.build import build_criterion, build_model
 from models.checkpoint import load_model_state
 from models.frame_predictor import FramePredictor
@@ -61,7 +63,7 @@ class Fitting:
     process: ProcessInfo
     network: nn.Module
     run: TrainingRun
-    videos: VideoDataset | FrameWindows | None
+    videos: VideoDataset | FrameWindows | RefCOCOReader | None
 
     @property
     def checkpoint_path(self) -> Path:
@@ -162,7 +164,7 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     videos = build_eval_data(config) if train.eval_every_epochs else None
     if isinstance(videos, VideoDataset):
         check_annotated(videos)
-    elif videos is not None:
+    elif isinstance(videos, FrameWindows):
         _ = videos.reader.truths  # a missing file is better known before training than after an epoch
     resumed_from = _path_to_resume(config)
     path, checkpoint = resumed_from or train.init_checkpoint, None
@@ -217,11 +219,13 @@ def build_network(
 
 
 def evaluate_network(
-    config: Config, network: nn.Module, process: ProcessInfo, data: VideoDataset | FrameWindows
+    config: Config, network: nn.Module, process: ProcessInfo, data: VideoDataset | FrameWindows | RefCOCOReader
 ) -> dict[str, Any]:
     """The scores of a network on what `datasets.build.build_eval_data` gave. All processes have to call this."""
     if isinstance(data, VideoDataset):
         return evaluate(build_predictor(config, network, process), data)
+    if isinstance(data, RefCOCOReader):
+        return evaluate_images(build_predictor(config, network, process), data)
     test = config.test
     predictor = FramePredictor(network, threshold=test.threshold, precision=test.precision, device=process.device)
     return evaluate_frames(predictor, data, config.data.num_workers)

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from datasets.davis_release import ANNOTATORS
 from datasets.videos import VideoDataset
-from inference_ytvos import Job, build_parser, list_jobs, load_predictor, parse_arguments, read_ahead, run_jobs
+from inference_ytvos import Job, build_parser, list_jobs, load_predictor, parse_arguments, run_jobs
 from models.predictor import Predictor, VideoFeatures
 from util.distributed import distributed, is_main_process
 from util.logs import set_up_logging
 from util.masks import read_object_ids, write_object_ids
 from util.results import BackgroundWriter, ResultFolder
 from util.submission import Fault, SubmissionError, VideoMasks
+from util.workers import read_ahead
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,6 @@ import sys
 import typing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +40,7 @@ from util.masks import write_mask
 from util.results import BackgroundWriter, ResultFolder, file_digest
 from util.submission import SubmissionError, VideoMasks, write_submission
 from util.visualize import RGB, Instance, draw_instances, make_grid, palette, with_caption, write_image
+from util.workers import read_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -226,16 +226,6 @@ def list_jobs(dataset: VideoDataset) -> list[Job]:
     if not jobs:
         raise ValueError(f"{dataset.reader.meta_path}: lists no expressions, so there is nothing to segment")
     return jobs
-
-
-def read_ahead(windows: Iterable[Tensor]) -> Iterator[Tensor]:
-    """The same windows, the next one being read while the model works on this one."""
-    windows = iter(windows)
-    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        coming = pool.submit(next, windows, None)
-        while (window := coming.result()) is not None:
-            coming = pool.submit(next, windows, None)
-            yield window
 
 
 def _remember(windows: Iterable[Tensor], seen: deque[Tensor]) -> Iterator[Tensor]:

@@ -14,7 +14,7 @@ from PIL import Image
 
 import inference_ytvos
 from datasets.videos import VideoDataset
-from inference_ytvos import infer, list_jobs, read_ahead
+from inference_ytvos import infer, list_jobs
 from models.build import build_model
 from models.predictor import Prediction
 from tests.small_ytvos import change_meta, write_tree
@@ -24,6 +24,7 @@ from util.distributed import ProcessInfo
 from util.masks import read_mask, write_mask
 from util.results import BackgroundWriter, ResultFolder
 from util.submission import SubmissionError, VideoMasks, check_zip
+from util.workers import read_ahead
 
 REPOSITORY = Path(inference_ytvos.__file__).parent
 ALONE = ProcessInfo(0, 1, torch.device("cpu"))

@@ -16,15 +16,12 @@ from datasets.refcoco import RefCOCOReader
 from datasets.refcoco_release import REF_SETS, convert, converted_path, read_refs
 from datasets.shapes import main as write_shapes
 from scripts import prepare_refcoco
+from tests.small_coco import write_coco
 
 
 @pytest.fixture(scope="module")
 def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("coco") / "coco"
-    sizes = ["--num_videos", "6", "--num_valid_videos", "2", "--height", "96", "--width", "128"]
-    write_shapes(["refcoco", str(root), *sizes, "--num_workers", "1"])
-    prepare_refcoco.main(["--root", str(root), "--sets", *REF_SETS])
-    return root
+    return write_coco(tmp_path_factory.mktemp("coco") / "coco")
 
 
 class Executes:

@@ -123,9 +123,12 @@ class DataConfig:
     """What is read, and how clips are cut and augmented.
 
     Args:
-        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout; `a2d` and `jhmdb` (which is evaluated only) have one
-            annotated frame a clip.
+        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout; `mevis` that of MeViS; `a2d` and `jhmdb` (which is
+            evaluated only) have one annotated frame a clip; `refcoco` reads images, as pseudo clips where num_frames is
+            above 1; `joint` adds these to `ytvos`.
         root: folder of the data set.
+        refcoco_root: folder of the images of `joint`.
+        refcoco_sets: which of `refcoco`, `refcoco+` and `refcocog` are read.
         train_split: split that is trained on.
         eval_split: split that is evaluated (its folder must hold annotations).
         num_frames: frames T of a training clip.
@@ -137,13 +140,17 @@ class DataConfig:
         crop_probability: how often a clip is resized, cropped and resized again.
         crop_short_sides: short sides before the crop (pixels).
         crop_sizes: smallest and largest side of the crop (pixels).
+        short_sides_after_crop: short sides of clips that were cropped; none are those of the others.
+        max_long_side_after_crop: long side of such clips at most; null is that of the others.
         num_workers: loader processes per training process.
         cache_bytes: decoded frames of `a2d` and `jhmdb` that each loader process keeps between epochs; 0 keeps none.
         skip_broken: go on without unreadable samples, listed in `broken_samples.txt` of `train.output_dir`.
     """
 
-    dataset: Literal["ytvos", "a2d", "jhmdb"] = "ytvos"
+    dataset: Literal["ytvos", "mevis", "a2d", "jhmdb", "refcoco", "joint"] = "ytvos"
     root: str = "data/ref-youtube-vos"
+    refcoco_root: str = "data/coco"
+    refcoco_sets: tuple[str, ...] = ("refcoco", "refcoco+", "refcocog")
     train_split: str = "train"
     eval_split: str = "valid"
     num_frames: int = 5
@@ -155,6 +162,8 @@ class DataConfig:
     crop_probability: float = 0.5
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
     crop_sizes: tuple[int, int] = (384, 600)
+    short_sides_after_crop: tuple[int, ...] = ()
+    max_long_side_after_crop: int | None = None
     num_workers: int = 4
     cache_bytes: int = 500_000_000
     skip_broken: bool = False
@@ -174,6 +183,10 @@ class DataConfig:
             )
         if not 1 <= self.crop_sizes[0] <= self.crop_sizes[1]:
             raise ValueError(f"data.crop_sizes is {self.crop_sizes}; it must be positive, the smallest side first")
+        if min(self.short_sides_after_crop, default=1) < 1:
+            raise ValueError(f"data.short_sides_after_crop is {self.short_sides_after_crop}; sizes are positive")
+        if self.max_long_side_after_crop is not None:
+            _positive(self, "max_long_side_after_crop")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,12 @@
-"""The same function on many jobs in several processes. Free of torch, so that the processes start quickly."""
+"""Work beside the main thread: jobs in several processes, the next item of an iterator while this one is used.
+
+Free of torch, so that the processes start quickly.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from typing import TypeVar
 
 import cv2
@@ -30,3 +33,13 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], num_wo
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def read_ahead(items: Iterable[Result]) -> Iterator[Result]:
+    """The same items, the next one being made in a thread while this one is used."""
+    iterator, end = iter(items), object()
+    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
+        coming = pool.submit(next, iterator, end)
+        while (item := coming.result()) is not end:
+            coming = pool.submit(next, iterator, end)
+            yield item
