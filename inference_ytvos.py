@@ -1,4 +1,4 @@
-"""Masks for every expression of a split in the Ref-YouTube-VOS layout, and the submission zip.
+"""Masks for every expression of a split of Ref-YouTube-VOS or MeViS, and the submission zip.
 
     python inference_ytvos.py --checkpoint runs/default/checkpoint.pth --data_root data/ref-youtube-vos \
         --split valid --output_dir results
@@ -30,7 +30,9 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from datasets.mevis import MeViSReader
 from datasets.videos import Video, VideoDataset
+from datasets.ytvos import YTVOSReader
 from models.predictor import Prediction, Predictor
 from util.checkpoint_io import load_checkpoint
 from util.config import Config, TestConfig
@@ -38,12 +40,14 @@ from util.distributed import ProcessInfo, barrier, distributed, is_main_process
 from util.logs import set_up_logging
 from util.masks import write_mask
 from util.results import BackgroundWriter, ResultFolder, file_digest
-from util.submission import SubmissionError, VideoMasks, write_submission
+from util.submission import FOLDER, SubmissionError, VideoMasks, write_submission
 from util.visualize import RGB, Instance, draw_instances, make_grid, palette, with_caption, write_image
 from util.workers import read_ahead
 
 logger = logging.getLogger(__name__)
 
+READERS = {"ytvos": YTVOSReader, "mevis": MeViSReader}
+ZIP_PREFIXES = {"ytvos": f"{FOLDER}/", "mevis": ""}  # what the servers expect
 SHEET_FRAMES = 8  # of a picture that --visualize makes
 SHEET_COLUMNS = 4
 
@@ -74,12 +78,14 @@ def infer(
     *,
     overwrite: bool = False,
     visualize: bool = False,
+    prefix: str = f"{FOLDER}/",
 ) -> None:
     """Write the masks of this process's share of the videos, then, in the main process, the submission.
 
     Args:
         predictor: the model.
         visualize: also draw a picture of each expression.
+        prefix: what paths in the zip begin with.
 
     The other arguments and the errors are those of `run_jobs`.
     """
@@ -89,7 +95,7 @@ def infer(
 
     run_jobs(segment_job, jobs, folder, identity, process, overwrite=overwrite)
     if is_main_process():
-        zip_results(folder, [job.masks for job in jobs])
+        zip_results(folder, [job.masks for job in jobs], prefix)
 
 
 def run_jobs(
@@ -193,10 +199,10 @@ class Sheets:
             write_image(folder / f"{expression_id}.jpg", with_caption(make_grid(rows), [(caption, palette(i))]))
 
 
-def zip_results(folder: ResultFolder, masks: Sequence[VideoMasks]) -> None:
+def zip_results(folder: ResultFolder, masks: Sequence[VideoMasks], prefix: str = f"{FOLDER}/") -> None:
     """Check all masks and zip them; the videos of faulty ones are done again by the next run."""
     try:
-        count = write_submission(folder.annotations, masks, folder.submission, progress=sys.stderr.isatty())
+        count = write_submission(folder.annotations, masks, folder.submission, sys.stderr.isatty(), prefix)
     except SubmissionError as error:
         for video in {fault.video for fault in error.faults}:
             folder.forget(video)
@@ -298,6 +304,7 @@ def load_predictor(args: Namespace, device: torch.device) -> tuple[Predictor, di
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
+    parser.add_argument("--dataset", type=typing.Literal["ytvos", "mevis"], default="ytvos", help="layout of data_root")
     parser.add_argument(
         "--visualize", action="store_true", help="draw visualize/<video>/<expression id>.jpg of each video done"
     )
@@ -306,9 +313,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with distributed(args.device, timeout_minutes=24 * 60) as process:
         set_up_logging(main_process=is_main_process())
         predictor, identity = load_predictor(args, process.device)
-        jobs = list_jobs(VideoDataset(args.data_root, args.split))
-        folder = ResultFolder(args.output_dir)
-        infer(predictor, jobs, folder, identity, process, overwrite=args.overwrite, visualize=args.visualize)
+        jobs = list_jobs(VideoDataset(args.data_root, args.split, reader=READERS[args.dataset]))
+        folder, prefix = ResultFolder(args.output_dir), ZIP_PREFIXES[args.dataset]
+        options = {"overwrite": args.overwrite, "visualize": args.visualize, "prefix": prefix}
+        infer(predictor, jobs, folder, identity, process, **options)
 
 
 if __name__ == "__main__":
