@@ -18,12 +18,10 @@ class FrameIndex:
     Attributes:
         times: (F,) presentation time stamps, rising.
         key_times: those of key frames, rising.
-        key_positions: decoding time stamps of the key frames, to which a seek leads.
     """
 
     times: tuple[int, ...]
     key_times: tuple[int, ...]
-    key_positions: tuple[int, ...]
 
     def __len__(self) -> int:
         """Number of frames."""
@@ -46,11 +44,10 @@ def index_frames(path: Path) -> FrameIndex:
                 raise ValueError(f"{path}: frames without time stamps; rewrite it (ffmpeg -i IN -c:v libx264 OUT)")
             times.append(packet.pts)
             if packet.is_keyframe:
-                keys.append((packet.pts, packet.dts if packet.dts is not None else packet.pts))
+                keys.append(packet.pts)
     if not times:
         raise ValueError(f"{path}: a video without frames; copy or unpack it again")
-    keys.sort()
-    return FrameIndex(tuple(sorted(times)), tuple(pts for pts, _ in keys), tuple(dts for _, dts in keys))
+    return FrameIndex(tuple(sorted(times)), tuple(sorted(keys)))
 
 
 def decode_frames(path: Path, index: FrameIndex, numbers: Sequence[int]) -> dict[int, np.ndarray]:
@@ -80,7 +77,7 @@ def decode_frames(path: Path, index: FrameIndex, numbers: Sequence[int]) -> dict
             key = bisect.bisect_right(index.key_times, time) - 1
             # Decoding on is cheaper than a seek back to the key frame that was passed already.
             if decoding is None or reached is None or (key >= 0 and index.key_times[key] > reached):
-                container.seek(index.key_positions[max(key, 0)], stream=stream, backward=True)
+                container.seek(index.key_times[key] if key >= 0 else 0, stream=stream, backward=True)
                 decoding = container.decode(stream)
             frame = next((frame for frame in decoding if frame.pts is not None and frame.pts >= time), None)
             if frame is None or frame.pts != time:  # a seek that overshot: from the start, which always leads there
