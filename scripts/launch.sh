@@ -34,28 +34,17 @@ parallel() { # PROGRAM [OPTIONS]: as many processes as asked for, on this machin
     "$python" -m torch.distributed.run "${where[@]}" --nproc_per_node "$gpus" "$@"
 }
 
-last_value() { # NAME DEFAULT [OPTIONS]: what the last --NAME VALUE or --NAME=VALUE of the options says
-    local name=$1 value=$2
-    shift 2
-    while (($#)); do
-        case $1 in
-            "--$name") value=${2:-} ;;
-            "--$name="*) value=${1#*=} ;;
-        esac
-        shift
-    done
-    echo "$value"
-}
-
-# train CONFIG CLIPS BATCH [OPTIONS]: main.py with the published number of clips a step, by accumulating gradients where
-# there are fewer processes than published. BATCH is the configuration's optim.batch_size.
+# train CONFIG CLIPS [OPTIONS]: main.py with the published number of clips a step, by accumulating gradients where there
+# are fewer processes than published. The options and their files may change the clips of a process.
 train() {
-    local config=$1 clips=$2 batch at_once
-    batch=$(last_value optim.batch_size "$3" "${@:4}")
-    shift 3
-    [[ $batch =~ ^[1-9][0-9]*$ ]] || fail "optim.batch_size is '$batch'; it must be a positive number"
+    local config=$1 clips=$2 found batch steps at_once
+    shift 2
+    case " $* " in *" --help "* | *" --print_config"*) exec "$python" main.py --config "$config" "$@" ;; esac
+    found=$("$python" -c 'import sys; from util.cli import parse; optim = parse(sys.argv[1:]).optim
+print(optim.batch_size, optim.accumulate_steps)' --config "$config" "$@")
+    read -r batch steps <<<"$found"
     at_once=$((gpus * nodes * batch))
-    if [[ -z $(last_value optim.accumulate_steps "" "$@") ]]; then
+    if [[ $steps == 1 && " $* " != *" --optim.accumulate_steps"* ]]; then
         ((clips % at_once == 0)) || fail "$gpus GPUS x $nodes NODES x optim.batch_size $batch are $at_once clips at once," \
             "and the $clips of a published step are no multiple of them; change one, or set --optim.accumulate_steps"
         set -- --optim.accumulate_steps $((clips / at_once)) "$@"

@@ -3,4 +3,4 @@
 #   [GPUS=n] [NODES=n] ./scripts/train_finetune_mevis.sh [OPTIONS OF main.py]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-train configs/mevis_finetune_r50.yaml 8 1 "$@"
+train configs/mevis_finetune_r50.yaml 8 "$@"

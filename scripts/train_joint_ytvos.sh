@@ -3,4 +3,4 @@
 #   [GPUS=n] [NODES=n] ./scripts/train_joint_ytvos.sh [OPTIONS OF main.py]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-train configs/joint_ytvos_r50.yaml 64 2 "$@"
+train configs/joint_ytvos_r50.yaml 64 "$@"

@@ -3,4 +3,4 @@
 #   [GPUS=n] [NODES=n] ./scripts/train_pretrain_refcoco.sh [OPTIONS OF main.py]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-train configs/pretrain_refcoco_r50.yaml 16 2 "$@"
+train configs/pretrain_refcoco_r50.yaml 16 "$@"

@@ -3,4 +3,4 @@
 #   [GPUS=n] [NODES=n] ./scripts/train_scratch_a2d.sh [OPTIONS OF main.py]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-train configs/a2d_scratch.yaml 16 2 "$@"
+train configs/a2d_scratch.yaml 16 "$@"

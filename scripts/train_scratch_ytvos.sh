@@ -3,4 +3,4 @@
 #   [GPUS=n] [NODES=n] ./scripts/train_scratch_ytvos.sh [OPTIONS OF main.py]
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
-train configs/ytvos_scratch_r50.yaml 8 1 "$@"
+train configs/ytvos_scratch_r50.yaml 8 "$@"

@@ -147,10 +147,10 @@ def test_scratch_a2d(a2d: Path, folder: Path) -> None:
 
 @pytest.fixture
 def dry(tmp_path: Path) -> dict[str, str]:
-    """A `python` that only says what it was called with."""
+    """A `python` that says what it was called with, rather than train."""
     python = tmp_path / "venv" / "bin" / "python"
     python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "$@"\n')
+    python.write_text(f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\necho "$@"\n')
     python.chmod(0o755)
     return {"VENV": str(tmp_path / "venv")}
 
@@ -192,6 +192,10 @@ def test_several_machines(dry: dict[str, str]) -> None:
 def test_own_steps_and_impossible_batches(dry: dict[str, str]) -> None:
     result = launch("train_finetune_ytvos.sh", "--optim.accumulate_steps=3", GPUS="3", **dry)
     assert result.returncode == 0 and result.stdout.count("accumulate_steps") == 1
+    result = launch("train_finetune_ytvos.sh", "--config", "configs/smoke.yaml", GPUS="2", **dry)
+    assert "--optim.accumulate_steps 2 --config configs/smoke.yaml" in result.stdout, "batches of 2, by a file"
+    result = launch("train_finetune_ytvos.sh", "--optim.nonsense", "1", **dry)
+    assert result.returncode == 2 and "nonsense" in result.stderr and not result.stdout
     result = launch("train_finetune_ytvos.sh", GPUS="3", **dry)
     assert result.returncode == 1 and "3 clips at once" in result.stderr and "no multiple" in result.stderr
     result = launch("train_finetune_ytvos.sh", GPUS="none", **dry)
