@@ -24,7 +24,7 @@ from util.submission import check_name
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there are hundreds of thousands
 class ImageSample:
     """A sentence about an object of an image.
 

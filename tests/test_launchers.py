@@ -108,7 +108,8 @@ def test_finetune_ytvos_then_test_davis(pretrained: Path, ytvos: Path, folder: P
     result = launch("test_davis.sh", checkpoint, davis, output, "--device", "cpu")
     assert result.returncode == 0, result.stderr[-3000:]
     scores = json.loads(result.stdout.splitlines()[-1])
-    assert any("J" in key for key in scores) and list(output.glob("*.csv"))
+    assert 0 <= scores["mean"]["J&F"] <= 1 and {f"anno_{k}" for k in range(4)} < scores.keys()
+    assert list(output.glob("*.csv"))
 
 
 @pytest.mark.slow
