@@ -27,7 +27,7 @@ from datasets.build import build_eval_windows
 from datasets.files import member, read_json
 from datasets.frame_clips import FrameWindows
 from frame_evaluation import predict_frames
-from inference_ytvos import add_test_arguments, merged_settings, parse_arguments
+from inference_ytvos import add_test_arguments, add_text_encoder_argument, merged_settings, parse_arguments
 from models.frame_predictor import FramePredictor
 from models.predictor import Predictor
 from util.checkpoint_io import load_checkpoint
@@ -46,7 +46,7 @@ LONG_SIDE = 640  # of the published evaluation, where the checkpoint does not sa
 def run_model(args: Namespace, process: ProcessInfo) -> tuple[FrameWindows, list[FrameResult]]:
     """Every sample's result, by the checkpoint of the arguments."""
     settings = TestConfig(**evaluation_settings(args.checkpoint, vars(args.test) if "test" in args else {}))
-    model = Predictor.from_checkpoint(args.checkpoint, device=process.device).model
+    model = Predictor.from_checkpoint(args.checkpoint, device=process.device, text_encoder=args.text_encoder).model
     windows = build_windows(args, settings, args.num_frames or trained_frames(args.checkpoint))
     predictor = FramePredictor(model, threshold=settings.threshold, precision=settings.precision, device=process.device)
     return windows, predict_frames(predictor, windows, args.num_workers)
@@ -125,7 +125,8 @@ def format_table(scores: dict[str, float]) -> str:
 def build_parser() -> ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--checkpoint", type=Path, help="carries its configuration and tokenizer")
+    parser.add_argument("--checkpoint", type=Path, help="ours or a published one")
+    add_text_encoder_argument(parser)
     parser.add_argument("--predictions", type=Path, help="score this file instead of running a checkpoint")
     parser.add_argument("--allow_missing", action="store_true", help="of --predictions: count them as empty masks")
     parser.add_argument("--dataset", type=typing.Literal["a2d", "jhmdb"], default="a2d")

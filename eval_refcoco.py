@@ -23,7 +23,7 @@ from datasets.refcoco import RefCOCOReader
 from datasets.refcoco_release import MAIN_SETS, REF_SETS, converted_path
 from eval_a2d import evaluation_settings
 from image_evaluation import evaluate_images
-from inference_ytvos import add_test_arguments, parse_arguments
+from inference_ytvos import add_test_arguments, add_text_encoder_argument, parse_arguments
 from models.predictor import Predictor
 from util.distributed import distributed, is_main_process
 from util.logs import set_up_logging
@@ -83,7 +83,8 @@ def format_table(scores: dict[str, dict[str, Any]]) -> str:
 def build_parser() -> ArgumentParser:
     layout = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser(description=__doc__, formatter_class=layout, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="carries its configuration and tokenizer")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="ours or a published one")
+    add_text_encoder_argument(parser)
     parser.add_argument("--data_root", type=Path, required=True, help="as prepare_refcoco.py left it")
     parser.add_argument("--sets", nargs="+", choices=list(REF_SETS), default=list(MAIN_SETS))
     parser.add_argument("--splits", nargs="+", help="default: all but train")
@@ -100,7 +101,9 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         set_up_logging(main_process=is_main_process())
         pairs = find_splits(args.data_root, args.sets, args.splits)
         settings = evaluation_settings(args.checkpoint, vars(args.test) if "test" in args else {})
-        predictor = Predictor.from_checkpoint(args.checkpoint, device=process.device, **settings)
+        predictor = Predictor.from_checkpoint(
+            args.checkpoint, device=process.device, text_encoder=args.text_encoder, **settings
+        )
         scores = {}
         for name, split in pairs:
             scores[f"{name} {split}"] = evaluate_images(predictor, RefCOCOReader(args.data_root, split, [name]))

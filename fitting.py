@@ -19,7 +19,7 @@ from datasets.videos import VideoDataset
 from engine import SupervisedModel, TrainingRun, check_annotated, evaluate, train_one_epoch
 from frame_evaluation import evaluate_frames
 from image_evaluation import evaluate_images
-from models.build import build_criterion, build_model
+from models.build import build_criterion, build_in_main_process_first, build_model, differing_settings
 from models.checkpoint import load_model_state
 from models.frame_predictor import FramePredictor
 from models.predictor import Predictor
@@ -208,13 +208,18 @@ def build_network(
     Raises:
         ValueError: the checkpoint is of another network; the message names the file and lists the keys.
     """
+    text_assets = ((checkpoint or {}).get("extras") or {}).get("text")
+    if text_assets is not None:
+        network = build_model(config.model, text_assets, weights_follow=True)
+    else:
+        network = build_in_main_process_first(config.model, weights_follow=checkpoint is not None)
     if checkpoint is None:
-        return build_model(config.model)
-    network = build_model(config.model, checkpoint.get("extras", {}).get("text"), weights_follow=True)
+        return network
     try:
         load_model_state(network, checkpoint["model"], drop_class_heads=drop_class_heads)
     except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
+        differing = "; ".join(differing_settings(config.model, checkpoint))
+        raise CheckpointError(f"{path}: {differing and f'{differing}. '}{error}") from error
     return network
 
 

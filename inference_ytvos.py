@@ -120,8 +120,11 @@ def run_jobs(
     Raises:
         ValueError: the folder holds results of another identity, or the result is incomplete or malformed.
     """
-    if overwrite and is_main_process():
-        folder.clear()
+    if overwrite:
+        folder.check_ownership()  # in every process, so that none waits for one that has stopped
+        barrier()
+        if is_main_process():
+            folder.clear()
     barrier()
     folder.check_identity(identity)
     pending = [job for job in jobs if not folder.is_finished(job.masks, job.captions, job.source)]
@@ -250,7 +253,8 @@ def build_parser(description: str | None = __doc__) -> ArgumentParser:
     """`--test.*` take the place of the checkpoint's own settings; absent ones are not in the namespace."""
     layout = argparse.RawDescriptionHelpFormatter
     parser = ArgumentParser(description=description, formatter_class=layout, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="carries its configuration and tokenizer")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="ours or a published one")
+    add_text_encoder_argument(parser)
     parser.add_argument("--data_root", type=Path, required=True, help="data set in the Ref-YouTube-VOS layout")
     parser.add_argument("--split", default="valid")
     parser.add_argument("--output_dir", type=Path, required=True, help="where results go")
@@ -258,6 +262,15 @@ def build_parser(description: str | None = __doc__) -> ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="delete the results in output_dir and begin anew")
     add_test_arguments(parser)
     return parser
+
+
+def add_text_encoder_argument(parser: ArgumentParser) -> None:
+    """`--text_encoder`, which published checkpoints need."""
+    parser.add_argument(
+        "--text_encoder",
+        default="roberta-base",
+        help="hub name or folder of a published checkpoint's tokenizer; ours carries its own",
+    )
 
 
 def add_test_arguments(parser: ArgumentParser) -> None:
@@ -297,7 +310,7 @@ def load_predictor(args: Namespace, device: torch.device) -> tuple[Predictor, di
     Raises as `merged_settings` does.
     """
     settings = dataclasses.asdict(merged_settings(args.checkpoint, vars(args.test) if "test" in args else {}))
-    predictor = Predictor.from_checkpoint(args.checkpoint, device=device, **settings)
+    predictor = Predictor.from_checkpoint(args.checkpoint, device=device, text_encoder=args.text_encoder, **settings)
     identity = {"checkpoint_sha256": file_digest(args.checkpoint), "split": args.split}
     return predictor, identity | {f"test.{name}": value for name, value in settings.items()}
 

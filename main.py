@@ -20,7 +20,8 @@ import torch
 
 from datasets.build import build_eval_data
 from fitting import build_network, evaluate_network, fit
-from util.checkpoint_io import load_checkpoint
+from models.build import read_config
+from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.cli import parse
 from util.config import Config
 from util.distributed import ProcessInfo, distributed, is_main_process
@@ -62,13 +63,14 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def evaluate_checkpoint(config: Config, path: str, process: ProcessInfo) -> dict[str, Any]:
     """Scores of a checkpoint on `data.eval_split`.
 
-    The network is the one that the checkpoint's configuration describes; a published checkpoint has none, and the
-    current `model` settings must describe it.
+    The network is the one that the checkpoint's configuration describes, or a published checkpoint's weights; a
+    published one's tokenizer is that of `model.text_encoder`.
     """
     checkpoint = load_checkpoint(path)
-    if "config" in checkpoint:
-        model = Config.from_dict({"model": checkpoint["config"]["model"]}).model
-        config = dataclasses.replace(config, model=model)
+    try:
+        config = dataclasses.replace(config, model=read_config(checkpoint, config.model.text_encoder).model)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     network = build_network(config, checkpoint, path)
     return evaluate_network(config, network.to(process.device), process, build_eval_data(config))
 

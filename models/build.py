@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from models.backbones import build_backbone
+from models.checkpoint import load_model_state
 from models.criterion import Criterion
 from models.deformable_transformer import DeformableTransformer
 from models.mask_head import DynamicMaskHead
 from models.pixel_decoder import PixelDecoder
+from models.published import describe_published
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder, build_encoder
-from util.config import LossConfig, ModelConfig
+from util.config import Config, LossConfig, ModelConfig
+from util.distributed import broadcast_object, get_world_size, is_main_process
 
 
 def build_model(
@@ -79,6 +84,90 @@ def build_model(
         num_heads=config.num_heads,
         position_in_content=config.position_in_content,
     )
+
+
+def build_in_main_process_first(config: ModelConfig, weights_follow: bool) -> ReferFormer:
+    """A model that needs files, from a hub perhaps, in every process of the run.
+
+    Only the main process reads or downloads them. The others build from what it has read, with random weights in place
+    of starting weights; `DistributedDataParallel` replaces them by the main process's.
+
+    Args:
+        config: of the model.
+        weights_follow: a checkpoint's weights will be loaded, so only the tokenizer is needed.
+
+    Raises:
+        ValueError, FileNotFoundError: as `build_model`; in every process, so that none waits for the others.
+    """
+    network, text_assets, problem = None, None, None
+    if is_main_process():
+        try:
+            network = build_model(config, weights_follow=weights_follow)
+            text_assets = network.text_encoder.assets()
+        except (ValueError, OSError) as error:
+            if get_world_size() == 1:
+                raise
+            problem = error
+    text_assets, told = broadcast_object((text_assets, problem and str(problem)))
+    if told is not None:
+        raise problem or ValueError(told)
+    return network if network is not None else build_model(config, text_assets, weights_follow=True)
+
+
+def read_config(checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base") -> Config:
+    """The configuration that a checkpoint carries, or what the keys, shapes and arguments of a published one tell.
+
+    Args:
+        checkpoint: from `util.checkpoint_io.load_checkpoint`.
+        text_encoder: hub name or folder; published checkpoints carry no tokenizer.
+
+    Raises:
+        ValueError: the configuration is damaged, or the checkpoint is of another project.
+    """
+    if "config" in checkpoint:
+        try:
+            return Config.from_dict(checkpoint["config"])
+        except (AttributeError, KeyError, TypeError) as error:
+            raise ValueError(f"its configuration is damaged ({error})") from error
+    if any(key.startswith("class_heads.") for key in checkpoint["model"]):
+        raise ValueError("it carries no configuration, and its weights are not named as published ones are")
+    settings = describe_published(checkpoint["model"], checkpoint.get("args"))
+    return Config(model=ModelConfig(**settings, text_encoder=text_encoder))
+
+
+def build_from_checkpoint(
+    checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base"
+) -> tuple[ReferFormer, Config]:
+    """The model of a checkpoint, ours or a published one, with its weights, on the CPU, and its configuration.
+
+    Args:
+        checkpoint: from `util.checkpoint_io.load_checkpoint`.
+        text_encoder: hub name or folder that a published checkpoint's tokenizer is read from.
+
+    Raises:
+        ValueError: the checkpoint is damaged, or of another project.
+        FileNotFoundError: the tokenizer is neither here nor to be downloaded.
+    """
+    config = read_config(checkpoint, text_encoder)
+    model = build_model(config.model, (checkpoint.get("extras") or {}).get("text"), weights_follow=True)
+    load_model_state(model, checkpoint["model"])
+    return model, config
+
+
+def differing_settings(config: ModelConfig, checkpoint: Mapping[str, Any]) -> list[str]:
+    """What a checkpoint's model has otherwise than `config`, of the settings that shape the weights."""
+    try:
+        other = read_config(checkpoint).model
+    except ValueError as error:
+        return [str(error)]
+    free = {"backbone_weights", "text_encoder", "text_encoder_pretrained", "freeze_text_encoder", "max_tokens"}
+    free |= {"activation_checkpointing", "dropout", "drop_path"}
+    names = [field.name for field in dataclasses.fields(ModelConfig) if field.name not in free]
+    return [
+        f"model.{name} is {getattr(config, name)!r}, the checkpoint's {getattr(other, name)!r}"
+        for name in names
+        if getattr(config, name) != getattr(other, name)
+    ]
 
 
 def build_criterion(config: LossConfig) -> Criterion:

@@ -15,6 +15,11 @@ from models.precision import full_precision
 STRIDE = 4
 
 
+def mask_head_splits(mask_dim: int, channels: int, relative_coordinates: bool) -> list[int]:
+    """How many numbers of a query are weights of each of the head's three layers, then biases of each."""
+    return [channels * (mask_dim + 2 * relative_coordinates), channels * channels, channels, channels, channels, 1]
+
+
 class DynamicMaskHead(nn.Module):
     """Three 1x1 convolutions, c -> c -> 1 channels with ReLU between, whose weights a controller makes of each query.
 
@@ -32,9 +37,7 @@ class DynamicMaskHead(nn.Module):
     def __init__(self, dim: int, mask_dim: int, channels: int, relative_coordinates: bool):
         super().__init__()
         self.mask_dim, self.channels, self.relative_coordinates = mask_dim, channels, relative_coordinates
-        in_channels = mask_dim + 2 * relative_coordinates
-        # Weights of the three layers, then their biases.
-        self.splits = [channels * in_channels, channels * channels, channels, channels, channels, 1]
+        self.splits = mask_head_splits(mask_dim, channels, relative_coordinates)
         self.controller = MLP(dim, dim, sum(self.splits), num_layers=3)
         for layer in self.controller.layers:
             nn.init.xavier_uniform_(layer.weight)

@@ -16,13 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from models.build import build_model
-from models.checkpoint import load_model_state
+from models.build import build_from_checkpoint
 from models.mask_head import STRIDE
 from models.referformer import ReferFormer, VisualFeatures
 from util.boxes import box_cxcywh_to_xyxy
 from util.checkpoint_io import CheckpointError, load_checkpoint
-from util.config import Config
 from util.frames import normalise, resized_size
 
 
@@ -104,25 +102,30 @@ class Predictor:
         self.logit_threshold = torch.logit(torch.tensor(threshold, dtype=torch.float64)).item()
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path, *, device: torch.device | str = "auto", **overrides: Any) -> Predictor:
-        """A predictor from a checkpoint alone.
+    def from_checkpoint(
+        cls,
+        path: str | Path,
+        *,
+        device: torch.device | str = "auto",
+        text_encoder: str = "roberta-base",
+        **overrides: Any,
+    ) -> Predictor:
+        """A predictor from a checkpoint, ours or a published one.
 
         Args:
-            path: the checkpoint, which carries its configuration and its tokenizer.
+            path: the checkpoint. Ours carries its configuration and its tokenizer; a published one's configuration is
+                told from its weights.
             device: `cpu`, `cuda` or `auto`.
+            text_encoder: hub name or folder of a published checkpoint's tokenizer.
             overrides: arguments of the constructor in place of the configuration's `test` section.
 
         Raises:
-            FileNotFoundError: no such file.
+            FileNotFoundError: no such file, or no tokenizer.
             CheckpointError: the file is not a checkpoint, or not one of this architecture.
         """
         state = load_checkpoint(path)
-        if "config" not in state:
-            raise CheckpointError(f"{path} carries no configuration, so its model cannot be built")
         try:
-            config = _read_config(state["config"])
-            model = build_model(config.model, text_assets=(state.get("extras") or {}).get("text"), weights_follow=True)
-            load_model_state(model, state["model"])
+            model, config = build_from_checkpoint(state, text_encoder)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
         test = config.test
@@ -221,14 +224,6 @@ class Predictor:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)
-
-
-def _read_config(values: Any) -> Config:
-    """The configuration of a checkpoint, which is anyone's file: fields of other types are an error like others."""
-    try:
-        return Config.from_dict(values)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"its configuration is damaged ({error})") from error
 
 
 def resize_logits(logits: Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 
 from models.attention import MultiHeadAttention, WordAttention
-from models.backbones import FrozenBottleneck, FrozenResNet
+from models.backbones.resnet import FrozenBottleneck, FrozenResNet
 from models.dropout import Dropout
 from models.feed_forward import FeedForward
 from models.mask_head import DynamicMaskHead, pixel_grid

@@ -167,10 +167,12 @@ def build_encoder(
             return AutoModel.from_pretrained(name), tokenizer
         return AutoModel.from_config(AutoConfig.from_pretrained(name)), tokenizer
     except OSError as error:
+        files = "config.json, tokenizer.json, vocab.json, merges.txt" + " and model.safetensors" * pretrained
+        instead = ", or set model.text_encoder_pretrained to false to train one from its configuration" * pretrained
         raise FileNotFoundError(
-            f"model.text_encoder {name!r} is not a folder with config.json, a tokenizer and weights, and could not be "
-            "downloaded; fetch it elsewhere and name its folder, or set model.text_encoder_pretrained to false to "
-            f"train one from its configuration ({str(error).splitlines()[0]})"
+            f"the text encoder {name!r} is not a folder with {files}, and could not be downloaded "
+            f"({str(error).splitlines()[0]}); fetch these files elsewhere (of huggingface.co/{name}), put them in a "
+            "folder, and name that folder in model.text_encoder (--text_encoder of an inference program)" + instead
         ) from error
 
 

@@ -9,14 +9,9 @@ from torch import Tensor, nn
 from torchvision.models import resnet50
 from torchvision.ops import FrozenBatchNorm2d
 
-from models.backbones import (
-    STRIDES,
-    Backbone,
-    FrozenResNet,
-    TimmBackbone,
-    _load_resnet_weights,
-    build_backbone,
-)
+from models.backbones import STRIDES, Backbone, build_backbone
+from models.backbones.resnet import FrozenResNet
+from models.backbones.timm_network import TimmBackbone
 from tests.small_model import disturb
 
 SMALL_SWIN = {"embed_dim": 16, "depths": (2, 1, 1, 1), "num_heads": (1, 1, 2, 2)}
@@ -179,7 +174,7 @@ def test_weights_of_a_file(tmp_path: Path, frozen_resnet: FrozenResNet) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"layer3.10.conv1.weight": torch.zeros(1)}, r"resnet50\.pth does not hold.*layer3\.10\."),
+        ({"layer3.10.conv1.weight": torch.zeros(1)}, r"resnet50\.pth' does not hold.*layer3\.10\."),
         ({"layer4.2.conv3.weight": torch.zeros(3)}, r"layer4\.2\.conv3\.weight"),
         ({"epoch": 3}, "is not a dictionary of weights"),
         ({"code": Path("here")}, "could run code"),
@@ -191,12 +186,12 @@ def test_a_file_of_other_weights_is_an_error(
     path = tmp_path / "resnet50.pth"
     torch.save(dict(frozen_resnet.body.state_dict()) | change, path)
     with pytest.raises(ValueError, match=message):
-        _load_resnet_weights(frozen_resnet, "resnet50", str(path))
+        build_backbone("resnet50", weights=str(path))
 
 
-def test_a_missing_file_of_weights_is_an_error(tmp_path: Path, frozen_resnet: FrozenResNet) -> None:
+def test_a_missing_file_of_weights_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        _load_resnet_weights(frozen_resnet, "resnet50", str(tmp_path / "nowhere.pth"))
+        build_backbone("resnet50", weights=str(tmp_path / "nowhere.pth"))
 
 
 def test_weights_that_cannot_be_downloaded_name_the_cure() -> None:

@@ -1,19 +1,30 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
-from models.backbones import FrozenResNet, TimmBackbone
-from models.build import build_criterion, build_model
+from models import backbones, build
+from models.backbones import build_backbone
+from models.backbones.resnet import FrozenResNet
+from models.backbones.timm_network import TimmBackbone
+from models.build import build_criterion, build_in_main_process_first, build_model
 from models.deformable_transformer import DeformableTransformer
 from models.pixel_decoder import PixelDecoder
 from ops.module import MSDeformAttn
 from tests.small_model import CAPTIONS, small_config
 from util.config import LossConfig
+from util.distributed import distributed
 
 
 def test_settings_reach_the_modules() -> None:
@@ -136,3 +147,45 @@ def test_weights_of_losses_are_those_of_the_matching() -> None:
     assert criterion.matcher.weights == (1, 2, 3, 4, 6)
     assert (criterion.alpha, criterion.gamma, criterion.aux_loss) == (0.4, 1.5, False)
     assert (criterion.matcher.alpha, criterion.matcher.gamma) == (0.4, 1.5)
+
+
+def _build_in_a_group(rank: int, port: int, folder: str, text_encoder: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if rank > 0:  # nothing is read here: neither an encoder by its name nor a backbone's weights
+        build.build_encoder = functools.partial(_refuse_names, build.build_encoder)
+        backbones.load_starting_weights = _refuse
+    weights = str(Path(folder) / "resnet50.pth")
+    config = small_config(backbone="resnet50", backbone_options={}, backbone_weights=weights, text_encoder=text_encoder)
+    with distributed("cpu"):
+        torch.manual_seed(rank)
+        try:
+            model = DistributedDataParallel(build_in_main_process_first(config, weights_follow=False)).module
+        except (ValueError, FileNotFoundError) as error:
+            (Path(folder) / f"{rank}.txt").write_text(str(error))
+        else:
+            torch.save(model.state_dict(), Path(folder) / f"{rank}.pt")
+
+
+def _refuse(*_: object) -> None:
+    raise AssertionError("only the main process may read files")
+
+
+def _refuse_names(original: Callable, name: str, **options: Any) -> Any:
+    return original(name, **options) if options["assets"] is not None else _refuse()
+
+
+@pytest.mark.parametrize("text_encoder", ["configs/text_encoder_small", "no/such-encoder"])
+def test_only_the_main_process_reads_files_and_all_get_its_weights(tmp_path: Path, text_encoder: str) -> None:
+    state = build_backbone("resnet50").body.state_dict()
+    torch.save(state, tmp_path / "resnet50.pth")
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.spawn(_build_in_a_group, (port, str(tmp_path), text_encoder), nprocs=2)
+    if text_encoder == "no/such-encoder":
+        assert all("no/such-encoder" in (tmp_path / f"{rank}.txt").read_text() for rank in range(2))
+        return
+    one, other = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    assert one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+    assert all(torch.equal(value, other[f"backbone.body.{key}"]) for key, value in state.items())

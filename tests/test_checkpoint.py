@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import RobertaConfig
 
+from models.backbones import BACKBONES
 from models.build import build_model
 from models.checkpoint import (
     from_published,
@@ -38,30 +39,25 @@ def _published_model(backbone: str) -> ReferFormer:
         return build_model(ModelConfig(backbone=backbone), text_assets=assets, weights_follow=True)
 
 
-@pytest.fixture(scope="module")
-def resnet50() -> ReferFormer:
-    return _published_model("resnet50")
-
-
 def _shapes(state: dict[str, Tensor]) -> dict[str, list[int]]:
     return {key: list(value.shape) for key, value in state.items()}
 
 
-def test_keys_and_shapes_are_the_published_ones(resnet50: ReferFormer) -> None:
-    for name, model in (("resnet50", resnet50), ("resnet101", _published_model("resnet101"))):
-        ours = _shapes(to_published(model.state_dict(), num_decoder_layers=4))
-        expected = PUBLISHED[name]
-        assert sorted(ours.keys() ^ expected.keys()) == []
-        assert {key: (shape, expected[key]) for key, shape in ours.items() if shape != expected[key]} == {}
+@pytest.mark.parametrize("backbone", PUBLISHED)
+def test_keys_and_shapes_are_the_published_ones(backbone: str) -> None:
+    model = _published_model(backbone)
+    state = model.state_dict()
+    published = to_published(state, num_decoder_layers=4)
+    ours, expected = _shapes(published), PUBLISHED[backbone]
+    assert sorted(ours.keys() ^ expected.keys()) == []
+    assert {key: (shape, expected[key]) for key, shape in ours.items() if shape != expected[key]} == {}
+    assert from_published(published, num_head_copies=4).keys() == state.keys()
+    names = [to_published_name(key) for key in state]
+    assert [from_published_name(name) for name in names] == list(state) and len(set(names)) == len(names)
 
 
-def test_names_go_there_and_back(resnet50: ReferFormer) -> None:
-    ours = list(resnet50.state_dict())
-    published = [to_published_name(key) for key in ours]
-    assert [from_published_name(key) for key in published] == ours
-    assert len(set(published)) == len(ours)
-    renamed = [from_published_name(key) for key in PUBLISHED["resnet50"] if "decoder.bbox_embed" not in key]
-    assert set(renamed) == set(ours)
+def test_the_list_has_every_backbone() -> None:
+    assert sorted(PUBLISHED) == sorted(BACKBONES)
 
 
 def test_norms_of_a_decoder_layer_are_numbered_from_the_cross_attention() -> None:

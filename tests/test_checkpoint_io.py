@@ -4,6 +4,7 @@ import argparse
 import os
 import pickle
 import resource
+import tarfile
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -113,6 +114,10 @@ def _write(path: Path, kind: str) -> None:
     elif kind == "archive":
         with zipfile.ZipFile(path, "w") as archive:
             archive.writestr("a/data.txt", "x")
+    elif kind == "tar":
+        inside = path.rename(path.with_name("inside.pth"))
+        with tarfile.open(path, "w") as archive:
+            archive.add(inside)
     elif kind == "code":
         torch.save({"model": Malicious(trace)}, path)
     elif kind == "code, old format":
@@ -138,13 +143,14 @@ def _write(path: Path, kind: str) -> None:
         ("empty", "is empty"),
         ("html", "web page"),
         ("lfs", "git lfs pull"),
-        ("text", "not a checkpoint"),
-        ("archive", "not a checkpoint"),
+        ("text", "not a checkpoint: neither of the file formats of PyTorch; it begins with 'hello world"),
+        ("archive", "zip archive of other files (a/data.txt)"),
+        ("tar", "packed archive"),
         ("code", "could run code"),
         ("code, old format", "could run code"),
         ("code, plain pickle", "could run code"),
-        ("tensor", "holds no `model`"),
-        ("weights alone", "holds no `model`"),
+        ("tensor", "holds no `model` with weights but a Tensor"),
+        ("weights alone", "holds no `model` with weights but head.weight"),
         ("no weights", "holds no `model`"),
     ],
 )

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from models.backbones import FrozenResNet, build_backbone
+from models.backbones import build_backbone
+from models.backbones.resnet import FrozenResNet
 from models.build import build_criterion
 from models.reference import (
     ReferenceAttention,

@@ -8,6 +8,8 @@ import os
 import pickle
 import re
 import shutil
+import tarfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -115,7 +117,10 @@ def load_checkpoint(path: str | Path, resumable: bool = False) -> dict[str, Any]
     state = read_tensors(path)
     weights = state.get("model") if isinstance(state, dict) else None
     if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError(f"{path} holds no `model` with weights; it is not a checkpoint of this project")
+        raise CheckpointError(
+            f"{path} holds no `model` with weights but {_describe(state)}; it is a checkpoint of another project, or "
+            "weights of a part of one (a backbone's belong in model.backbone_weights)"
+        )
     missing = [key for key in RESUME_KEYS if key not in state]
     if resumable and missing:
         raise CheckpointError(
@@ -169,9 +174,25 @@ def _look_at_opening(path: Path) -> str | None:
         return "is a web page, not a checkpoint; the download gave an error or a log-in page, fetch it again"
     if opening.startswith(b"version https://git-lfs"):
         return "is a pointer of Git LFS, not the file itself; fetch it with `git lfs pull`"
-    if not opening.startswith((b"PK", b"\x80")):
-        return "is not a checkpoint: neither of the file formats of PyTorch"
+    if opening.startswith(b"\x1f\x8b") or tarfile.is_tarfile(path):
+        return "is a packed archive; unpack it and name the checkpoint in it"
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        if not any(name.endswith("data.pkl") for name in names):
+            return f"is a zip archive of other files ({', '.join(names[:3])}); unpack it and name the checkpoint in it"
+    elif not opening.startswith((b"PK", b"\x80")):
+        text = f"; it begins with {opening.decode()!r}" if opening.isascii() else ""
+        return f"is not a checkpoint: neither of the file formats of PyTorch{text}"
     return None
+
+
+def _describe(state: Any) -> str:
+    """What a file holds, in a few words."""
+    if not isinstance(state, Mapping):
+        return f"a {type(state).__name__}"
+    names = [str(name) for name in state]
+    return f"{', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}" if names else "nothing"
 
 
 def _explain_pickle(error: pickle.UnpicklingError) -> str:

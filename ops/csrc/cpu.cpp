@@ -2,8 +2,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -13,8 +11,8 @@
 
 #include "check.h"
 #include "cpu_kernels.h"
+#include "large_memory.h"
 #include "sampling_point.h"
-#include "zeros_on_demand.h"
 
 namespace ms_deform_attn {
 namespace {
@@ -48,11 +46,11 @@ at::Tensor forward(
   const CpuKernels kernels = choose_kernels(value);
   const at::Tensor value_ = value.contiguous(), locations_ = locations.contiguous(), weights_ = weights.contiguous();
   const at::Tensor zeros = at::zeros({sizes.channels}, value.options());
-  const at::Tensor output = at::empty({sizes.batch, sizes.queries, sizes.heads * sizes.channels}, value.options());
-  // With few queries nearly every corner is the first to be read of its place in memory.
-  const bool prefetch = kCorners * sizes.queries * sizes.samples() < sizes.positions;
+  const at::Tensor output =
+      empty_for_writing({sizes.batch, sizes.queries, sizes.heads * sizes.channels}, value.options());
+  const bool in_place = kCorners * sizes.queries * sizes.samples() < sizes.positions;
   const ForwardData data{
-      prefetch,
+      in_place,
       locations_as_value(value, locations),
       value_.const_data_ptr(),
       locations_.const_data_ptr(),
@@ -60,9 +58,9 @@ at::Tensor forward(
       zeros.const_data_ptr(),
       output.mutable_data_ptr()
   };
-  const int64_t work_of_row = std::max<int64_t>(1, kCorners * sizes.samples() * sizes.heads * sizes.channels);
+  const int64_t work_of_row = std::max<int64_t>(1, kCorners * sizes.samples() * sizes.channels);
   const int64_t grain = std::max<int64_t>(1, kWorkOfThread / work_of_row);
-  at::parallel_for(0, sizes.batch * sizes.queries, grain, [&](int64_t begin, int64_t end) {
+  at::parallel_for(0, sizes.batch * sizes.queries * sizes.heads, grain, [&](int64_t begin, int64_t end) {
     kernels.forward(sizes, data, begin, end);
   });
   return output;
@@ -77,13 +75,13 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
   const CpuKernels kernels = choose_kernels(value);
   const at::Tensor grad_output_ = grad_output.contiguous(), value_ = value.contiguous();
   const at::Tensor locations_ = locations.contiguous(), weights_ = weights.contiguous();
-  const auto contiguous = at::MemoryFormat::Contiguous;
   const auto levels = static_cast<int64_t>(sizes.levels.size());
   // With few queries most of grad_value stays zero, and writing those zeros would take nearly all the time.
   const bool sparse = kCorners * sizes.queries * sizes.samples() < sizes.positions;
-  const at::Tensor grad_value = sparse ? zeros_on_demand(value_) : at::empty_like(value_, contiguous);
-  const at::Tensor grad_locations = at::empty_like(locations_, contiguous);
-  const at::Tensor grad_weights = at::empty_like(weights_, contiguous);
+  const at::Tensor grad_value = sparse ? zeros_on_demand(value.sizes(), value.options())
+                                       : empty_for_writing(value.sizes(), value.options());
+  const at::Tensor grad_locations = empty_for_writing(locations.sizes(), locations.options());
+  const at::Tensor grad_weights = empty_for_writing(weights.sizes(), weights.options());
   // All levels at once read the points best; one at a time makes work for more threads.
   const bool enough_heads = sizes.batch * sizes.heads >= at::get_num_threads();
   const int64_t levels_at_once = enough_heads ? std::max<int64_t>(levels, 1) : 1;

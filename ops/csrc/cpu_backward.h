@@ -14,7 +14,7 @@ namespace MSDA_INSTRUCTIONS {
 // corners, and the gradients of those values. A block that is not the first adds to the products.
 template <typename T, int C>
 MSDA_FUNCTION void scatter(
-    const T* grad_output, AccumulateOf<T>* map, int64_t channels, const Points<AccumulateOf<T>>& points, int64_t first,
+    const T* grad_output, AccumulateOf<T>* map, int64_t stride, const Points<AccumulateOf<T>>& points, int64_t first,
     int64_t count, bool add
 ) {
   using B = Block<T, C>;
@@ -22,10 +22,10 @@ MSDA_FUNCTION void scatter(
   using Register = typename B::Register;
   using Corners = Vector<Acc, kCorners>;
   const Acc* shares[kCorners];
-  const int64_t* offsets[kCorners];
+  const typename Points<Acc>::Integer* pixels[kCorners];
   for (int k = 0; k < kCorners; ++k) {
     shares[k] = points.share[k];
-    offsets[k] = points.offset[k];
+    pixels[k] = points.pixel[k];
   }
   Acc* all_products = points.products;
   Register gradient[B::kRegisters];
@@ -34,7 +34,7 @@ MSDA_FUNCTION void scatter(
     Acc *corners[kCorners], weights[kCorners];
     Register products[kCorners];
     for (int k = 0; k < kCorners; ++k) {
-      corners[k] = map + offsets[k][i];
+      corners[k] = map + pixels[k][i] * stride;
       weights[k] = shares[k][i];
       products[k] = gradient[0] * load_vector<Register>(corners[k]);
       for (int r = 1; r < B::kRegisters; ++r)
@@ -44,7 +44,7 @@ MSDA_FUNCTION void scatter(
     if (add) sums += load_vector<Corners>(all_products + kCorners * i);
     store_vector(all_products + kCorners * i, sums);
     for (int k = 0; k < kCorners; ++k) {
-      Acc* grad_value = corners[k] + channels;
+      Acc* grad_value = corners[k] + stride / 2;
       for (int r = 0; r < B::kRegisters; ++r, grad_value += B::kLanes) {
         store_vector(grad_value, Register(load_vector<Register>(grad_value) + weights[k] * gradient[r]));
       }
@@ -99,18 +99,27 @@ struct HeadTask {
     const Level& last = sizes.levels[last_level - 1];
     return last.start + int64_t{last.height} * last.width - first_pixel();
   }
+  int64_t pitch() const { return sizes.heads * sizes.channels; }  // from a pixel to the next
   int64_t value_offset() const {
     return ((item * sizes.positions + first_pixel()) * sizes.heads + head) * sizes.channels;
   }
+  const T* value() const { return static_cast<const T*>(data.value) + value_offset(); }
+  T* grad_value() const { return static_cast<T*>(data.grad_value) + value_offset(); }
   int64_t row(int64_t query) const { return (item * sizes.queries + query) * sizes.heads + head; }
   int64_t points_of_query() const { return (last_level - first_level) * sizes.points; }
   int64_t point_offset(int64_t query) const { return row(query) * sizes.samples() + first_level * sizes.points; }
 };
 
-// Queries [first, last) of a task.
+// Many points at a time fill the registers, few keep what is found in the cache.
 template <typename T>
+int64_t queries_at_once(int64_t points_of_query) {
+  return std::max<int64_t>(1, 8 * Points<AccumulateOf<T>>::kLanes / std::max<int64_t>(1, points_of_query));
+}
+
+// Queries [first, last) of a task.
+template <typename T, typename Pixels>
 MSDA_FUNCTION void backward_queries(
-    const HeadTask<T>& task, Map<T>& map, Points<AccumulateOf<T>>& points, int64_t first, int64_t last
+    const HeadTask<T>& task, Pixels& pixels, Points<AccumulateOf<T>>& points, int64_t first, int64_t last
 ) {
   using Acc = AccumulateOf<T>;
   const BackwardData& data = task.data;
@@ -121,22 +130,13 @@ MSDA_FUNCTION void backward_queries(
         (query - first) * count
     );
   }
-  const int64_t pixels = task.pixels(), pitch = task.sizes.heads * channels;
-  points.find((last - first) * count, map.stride(), pixels * map.stride());
-  if (data.sparse) {
-    const T* value = static_cast<const T*>(data.value) + task.value_offset();
-    for (int k = 0; k < kCorners; ++k) {
-      for (int64_t i = 0; i < (last - first) * count; ++i) {
-        const int64_t pixel = points.offset[k][i] / map.stride();
-        if (pixel < pixels) map.touch_value(pixel, value, pitch);
-      }
-    }
-  }
+  pixels.find(points, (last - first) * count, task.value(), task.pitch());
+  const Slots<T>& slots = pixels.slots();
   for (int64_t query = first; query < last; ++query) {
     const T* grad_output = static_cast<const T*>(data.grad_output) + task.row(query) * channels;
 #define MSDA_STEP(C)                                                                                               \
   scatter<T, C>(                                                                                                   \
-      grad_output + channel, map.value(0) + channel, channels, points, (query - first) * count, count, channel > 0 \
+      grad_output + channel, slots.values() + channel, slots.stride(), points, (query - first) * count, count, channel > 0 \
   )
     MSDA_FOR_CHANNEL_BLOCKS(channels, MSDA_STEP);
 #undef MSDA_STEP
@@ -152,39 +152,37 @@ MSDA_FUNCTION void backward_queries(
   }
 }
 
+template <typename T, typename Pixels>
+MSDA_FUNCTION void backward_task(const HeadTask<T>& task, Pixels& pixels, Points<AccumulateOf<T>>& points) {
+  const Sizes& sizes = task.sizes;
+  const int64_t count = task.points_of_query(), at_once = queries_at_once<T>(count);
+  points.set_levels(&sizes.levels[task.first_level], sizes.points, count, task.first_pixel());
+  for (int64_t query = 0; query < sizes.queries; query += at_once) {
+    backward_queries(task, pixels, points, query, std::min(query + at_once, sizes.queries));
+  }
+}
+
 template <typename T>
 MSDA_TARGET void backward(const Sizes& sizes, const BackwardData& data, int64_t begin, int64_t end) {
-  using Acc = AccumulateOf<T>;
-  const int64_t channels = sizes.channels, pitch = sizes.heads * channels;
-  int64_t most_pixels = 0;
+  int64_t pixels = 0;
   for (int64_t index = begin; index < end; ++index)
-    most_pixels = std::max(most_pixels, HeadTask<T>(sizes, data, index).pixels());
-  Map<T> map(most_pixels, channels);
-  // Many points at a time fill the registers, few keep what is found in the cache.
+    pixels = std::max(pixels, HeadTask<T>(sizes, data, index).pixels());
   const int64_t count = data.levels_at_once * sizes.points;
-  const int64_t at_once = std::max<int64_t>(1, 8 * Points<Acc>::kLanes / std::max<int64_t>(1, count));
-  Points<Acc> points(at_once * count);
-
-  for (int64_t index = begin; index < end; ++index) {
-    const HeadTask<T> task(sizes, data, index);
-    const int64_t pixels = task.pixels();
-    const T* value = static_cast<const T*>(data.value) + task.value_offset();
-    T* grad_value = static_cast<T*>(data.grad_value) + task.value_offset();
-    if (!data.sparse) map.load_values(pixels, value, pitch);
-    map.clear_outside(pixels);
-    for (int64_t i = 0; i < at_once * count; ++i) {
-      const Level& level = sizes.levels[task.first_level + i % count / sizes.points];
-      points.height[i] = level.height;
-      points.width[i] = level.width;
-      points.origin[i] = (level.start - task.first_pixel()) * map.stride();
+  Points<AccumulateOf<T>> points(queries_at_once<T>(count) * count);
+  if (data.sparse) {
+    TouchedPixels<T> touched(pixels, std::min(pixels, kCorners * sizes.queries * count), sizes.channels);
+    for (int64_t index = begin; index < end; ++index) {
+      const HeadTask<T> task(sizes, data, index);
+      backward_task(task, touched, points);
+      touched.store_gradients(task.grad_value(), task.pitch());
     }
-    for (int64_t query = 0; query < sizes.queries; query += at_once) {
-      backward_queries(task, map, points, query, std::min(query + at_once, sizes.queries));
-    }
-    if (data.sparse) {
-      map.store_touched_gradients(grad_value, pitch);
-    } else {
-      map.store_gradients(pixels, grad_value, pitch);
+  } else {
+    WholeMaps<T> maps(pixels, sizes.channels);
+    for (int64_t index = begin; index < end; ++index) {
+      const HeadTask<T> task(sizes, data, index);
+      maps.load(task.pixels(), task.value(), task.pitch());
+      backward_task(task, maps, points);
+      maps.store_gradients(task.pixels(), task.grad_value(), task.pitch());
     }
   }
 }

@@ -12,7 +12,7 @@ namespace ms_deform_attn {
 // Contiguous tensors. Locations and weights are of the value's type, or of the one sums are held in: float32 for half
 // precision.
 struct ForwardData {
-  bool prefetch;  // few values are read twice, so most come from memory
+  bool in_place;  // few values are read twice, so they are not worth a copy
   bool locations_as_value;
   const void *value, *locations, *weights;
   const void* zeros;  // `channels` zeros of the value's type, read for corners outside a map
@@ -28,7 +28,7 @@ struct BackwardData {
 };
 
 struct CpuKernels {
-  // Rows [begin, end) of the output, seen as (batch * queries, heads * channels).
+  // Rows [begin, end) of the output, counted as (batch, queries, heads) if `in_place`, else as (batch, heads, queries).
   void (*forward)(const Sizes&, const ForwardData&, int64_t begin, int64_t end);
   // Tasks [begin, end) of (batch, heads, levels / levels_at_once): the gradients of a task's values and points, which
   // no other task touches.
