@@ -74,6 +74,7 @@ def build_model(
             ffn_dim=config.feedforward_dim,
             dropout=config.dropout,
             recompute=recompute,
+            fusion=config.fpn_fusion,
         ),
         DynamicMaskHead(config.hidden_dim, config.mask_dim, config.mask_head_channels, config.relative_coordinates),
         dim=config.hidden_dim,
@@ -181,4 +182,6 @@ def build_criterion(config: LossConfig) -> Criterion:
         alpha=config.focal_alpha,
         gamma=config.focal_gamma,
         aux_loss=config.aux_loss,
+        match_boxes=config.match_boxes,
+        match_masks=config.match_masks,
     )

@@ -17,6 +17,9 @@ CHANGES = {
     "queries_8": ("model", "num_queries", 8),
     "frames_1": ("data", "num_frames", 1),
     "frames_3": ("data", "num_frames", 3),
+    "no_fpn_fusion": ("model", "fpn_fusion", False),
+    "no_box_cost": ("loss", "match_boxes", False),
+    "no_mask_cost": ("loss", "match_masks", False),
     "no_relative_coordinates": ("model", "relative_coordinates", False),
     "class_discriminative": ("model", "num_classes", 65),
 }

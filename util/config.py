@@ -41,6 +41,7 @@ class ModelConfig:
         box_refine: each decoder layer refines the boxes of the one before (`--with_box_refine`).
         num_classes: 1 for class-agnostic heads (`--binary`), else 65 (Ref-YouTube-VOS), 78 (Ref-DAVIS17), 91 (COCO).
         relative_coordinates: the mask head sees each pixel's offset from the query's box (`--rel_coord`).
+        fpn_fusion: the pyramid attends to other frames and to the words; false is a plain feature pyramid network.
         mask_dim: channels of the mask features.
         mask_head_channels: channels of the dynamic mask head.
         text_encoder: hub name or folder of a transformers encoder with its tokenizer.
@@ -68,6 +69,7 @@ class ModelConfig:
     box_refine: bool = True
     num_classes: int = 1
     relative_coordinates: bool = True
+    fpn_fusion: bool = True
     mask_dim: int = 256
     mask_head_channels: int = 8
     text_encoder: str = "roberta-base"
@@ -103,6 +105,8 @@ class LossConfig:
         focal_alpha: alpha of both focal losses.
         focal_gamma: gamma of both focal losses.
         aux_loss: every decoder layer is supervised, not only the last.
+        match_boxes: boxes have a part in the choice of the responsible query.
+        match_masks: masks have.
     """
 
     class_weight: float = 2.0
@@ -113,6 +117,8 @@ class LossConfig:
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     aux_loss: bool = True
+    match_boxes: bool = True
+    match_masks: bool = True
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
