@@ -257,7 +257,9 @@ def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> Train
     optimizer = build_optimizer(network, optim)
     model: nn.Module = SupervisedModel(network, build_criterion(config.loss), optim.precision)
     if process.world_size > 1:
-        model = DistributedDataParallel(model, find_unused_parameters=not config.loss.aux_loss)
+        # without auxiliary losses, earlier layers' heads get no gradient; the baseline does not use the sentence
+        unused = not config.loss.aux_loss or config.model.architecture == "baseline"
+        model = DistributedDataParallel(model, find_unused_parameters=unused)
     return TrainingRun(
         model=model,
         optimizer=optimizer,

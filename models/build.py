@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from models.backbones import build_backbone
+from models.backbones import Backbone, build_backbone
+from models.baseline import Baseline
 from models.checkpoint import load_model_state
 from models.criterion import Criterion
 from models.deformable_transformer import DeformableTransformer
@@ -21,7 +22,7 @@ from util.distributed import broadcast_object, get_world_size, is_main_process
 
 def build_model(
     config: ModelConfig, text_assets: dict[str, Any] | None = None, weights_follow: bool = False
-) -> ReferFormer:
+) -> ReferFormer | Baseline:
     """The model of a configuration, on the CPU.
 
     Args:
@@ -36,25 +37,31 @@ def build_model(
     encoder, tokenizer = build_encoder(
         config.text_encoder, pretrained=config.text_encoder_pretrained and not weights_follow, assets=text_assets
     )
-    recompute = config.activation_checkpointing
     backbone = build_backbone(
         config.backbone,
         options=config.backbone_options,
         weights=None if weights_follow else config.backbone_weights,
         temporal_shift=config.temporal_shift,
         drop_path=config.drop_path,
-        recompute=recompute,
+        recompute=config.activation_checkpointing,
     )
+    text = TextEncoder(
+        encoder,
+        tokenizer,
+        dim=config.hidden_dim,
+        dropout=config.dropout,
+        frozen=config.freeze_text_encoder,
+        max_tokens=config.max_tokens,
+    )
+    if config.architecture == "baseline":
+        return _build_baseline(config, backbone, text)
+    return _build_referformer(config, backbone, text)
+
+
+def _build_referformer(config: ModelConfig, backbone: Backbone, text_encoder: TextEncoder) -> ReferFormer:
     return ReferFormer(
         backbone,
-        TextEncoder(
-            encoder,
-            tokenizer,
-            dim=config.hidden_dim,
-            dropout=config.dropout,
-            frozen=config.freeze_text_encoder,
-            max_tokens=config.max_tokens,
-        ),
+        text_encoder,
         DeformableTransformer(
             dim=config.hidden_dim,
             num_heads=config.num_heads,
@@ -64,18 +71,9 @@ def build_model(
             num_points=config.num_points,
             ffn_dim=config.feedforward_dim,
             dropout=config.dropout,
-            recompute=recompute,
+            recompute=config.activation_checkpointing,
         ),
-        PixelDecoder(
-            backbone_dim=backbone.channels[0],
-            dim=config.hidden_dim,
-            mask_dim=config.mask_dim,
-            num_heads=config.num_heads,
-            ffn_dim=config.feedforward_dim,
-            dropout=config.dropout,
-            recompute=recompute,
-            fusion=config.fpn_fusion,
-        ),
+        _build_pixel_decoder(config, backbone, fusion=config.fpn_fusion),
         DynamicMaskHead(config.hidden_dim, config.mask_dim, config.mask_head_channels, config.relative_coordinates),
         dim=config.hidden_dim,
         num_queries=config.num_queries,
@@ -87,7 +85,34 @@ def build_model(
     )
 
 
-def build_in_main_process_first(config: ModelConfig, weights_follow: bool) -> ReferFormer:
+def _build_baseline(config: ModelConfig, backbone: Backbone, text_encoder: TextEncoder) -> Baseline:
+    return Baseline(
+        backbone,
+        text_encoder,
+        _build_pixel_decoder(config, backbone, fusion=False),
+        dim=config.hidden_dim,
+        num_layers=config.num_encoder_layers,
+        num_heads=config.num_heads,
+        ffn_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        mask_dim=config.mask_dim,
+    )
+
+
+def _build_pixel_decoder(config: ModelConfig, backbone: Backbone, fusion: bool) -> PixelDecoder:
+    return PixelDecoder(
+        backbone_dim=backbone.channels[0],
+        dim=config.hidden_dim,
+        mask_dim=config.mask_dim,
+        num_heads=config.num_heads,
+        ffn_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        recompute=config.activation_checkpointing,
+        fusion=fusion,
+    )
+
+
+def build_in_main_process_first(config: ModelConfig, weights_follow: bool) -> ReferFormer | Baseline:
     """A model that needs files, from a hub perhaps, in every process of the run.
 
     Only the main process reads or downloads them. The others build from what it has read, with random weights in place
@@ -138,7 +163,7 @@ def read_config(checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base
 
 def build_from_checkpoint(
     checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base"
-) -> tuple[ReferFormer, Config]:
+) -> tuple[ReferFormer | Baseline, Config]:
     """The model of a checkpoint, ours or a published one, with its weights, on the CPU, and its configuration.
 
     Args:

@@ -22,3 +22,20 @@ class LayerOutput:
     boxes: Tensor
     mask_logits: Tensor
     reference_points: Tensor
+
+
+@dataclass(frozen=True)
+class BestQuery:
+    """What the best query of a clip says, after the last layer. T frames, N queries.
+
+    Attributes:
+        query: its number.
+        scores: (T, N) reference probability of every query, on the CPU.
+        boxes: (T, 4) cxcywh as shares of the frame's (w, h).
+        mask_logits: (T, 1, ceil(h / 4), ceil(w / 4)).
+    """
+
+    query: int
+    scores: Tensor
+    boxes: Tensor
+    mask_logits: Tensor

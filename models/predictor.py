@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
+from models.baseline import Baseline
 from models.build import build_from_checkpoint
 from models.mask_head import STRIDE
-from models.referformer import ReferFormer, VisualFeatures
+from models.referformer import ReferFormer
+from models.visual_features import VisualFeatures
 from util.boxes import box_cxcywh_to_xyxy
 from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.frames import normalise, resized_size
@@ -72,7 +74,7 @@ class Predictor:
     window to window, and memory does not grow with the video.
 
     Args:
-        model: a ReferFormer; it is moved to the device and put in evaluation mode.
+        model: a ReferFormer, or the baseline; it is moved to the device and put in evaluation mode.
         short_side: frames are resized to this short side (pixels).
         max_long_side: and to this long side at most, or None.
         window: frames that pass the network together in `segment`.
@@ -83,7 +85,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: ReferFormer,
+        model: ReferFormer | Baseline,
         *,
         short_side: int = 360,
         max_long_side: int | None = None,
@@ -200,27 +202,14 @@ class Predictor:
         self, features: VideoFeatures, caption: str, earlier: Tensor | None, keep_probabilities: bool
     ) -> Prediction:
         """Only the last layer's masks of the chosen query are made."""
-        model, visual = self.model, features.visual
-        text = model.text_encoder([caption])
-        memory, states = model.locate(visual, text)
-        last = states[-1]
-        query_scores = model.classify(last, len(states) - 1).sigmoid().amax(-1).cpu()  # (T, N)
-        summed = query_scores.sum(0) if earlier is None else query_scores.sum(0) + earlier
-        query = int(summed.argmax())
-        logits = model.mask_head.forward_composed(
-            model.build_pyramid(visual, memory, text),
-            model.pixel_decoder.mask_features,
-            last.queries[:, query : query + 1],
-            last.mask_reference(model.box_refine)[:, query : query + 1],
-            torch.tensor([features.size], device=self.device).expand(features.num_frames, -1),
-        )
+        best = self.model.answer(features.visual, self.model.text_encoder([caption]), features.size, earlier)
         h, w = features.original_size
-        boxes = box_cxcywh_to_xyxy(last.boxes[:, query].float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
-        logits = resize_logits(logits, features.size, (h, w))[:, 0]
+        boxes = box_cxcywh_to_xyxy(best.boxes.float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
+        logits = resize_logits(best.mask_logits, features.size, (h, w))[:, 0]
         masks, probabilities = (logits > self.logit_threshold).cpu(), None
         if keep_probabilities:
             probabilities = logits.sigmoid().cpu()
-        return Prediction(caption, masks, boxes, query_scores[:, query], query, query_scores, probabilities)
+        return Prediction(caption, masks, boxes, best.scores[:, best.query], best.query, best.scores, probabilities)
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)

@@ -18,6 +18,8 @@ class ModelConfig:
     """The network.
 
     Args:
+        architecture: `baseline` is the one without queries of the paper's table 4: pixels and words through a plain
+            transformer encoder, then a pyramid. It has neither decoder nor mask head, and ignores their settings.
         backbone: `resnet50`, `resnet101`, `swin_{t,s,b,l}_p4w7`, `video_swin_{t,s,b}_p4w7`, or `timm/<name>` for any
             timm network with four stages.
         backbone_options: further arguments of a `timm/` network, as `{channels: [32, 64, 128, 256]}`.
@@ -51,6 +53,7 @@ class ModelConfig:
         activation_checkpointing: recompute activations in the backward pass to save memory.
     """
 
+    architecture: Literal["referformer", "baseline"] = "referformer"
     backbone: str = "resnet50"
     backbone_options: dict[str, Any] = field(default_factory=dict)
     backbone_weights: str | None = None
@@ -84,6 +87,10 @@ class ModelConfig:
         _within(self, 0, 1, "dropout", "temporal_shift")
         if self.drop_path is not None:
             _within(self, 0, 1, "drop_path")
+        if self.architecture not in ("referformer", "baseline"):
+            raise ValueError(f"model.architecture is {self.architecture!r}; it must be referformer or baseline")
+        if self.architecture == "baseline" and self.num_classes != 1:
+            raise ValueError(f"model.num_classes is {self.num_classes}; the baseline has no classes, it must be 1")
         if self.num_feature_levels < 3:
             raise ValueError(f"model.num_feature_levels is {self.num_feature_levels}; it must be 3 or more")
         if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
