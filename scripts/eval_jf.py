@@ -37,7 +37,7 @@ from util.metrics import Silhouette, compare_boundaries, compare_regions
 from util.submission import Fault, SubmissionError, VideoMasks
 from util.workers import map_unordered
 
-Missing = Literal["error", "video", "zero"]
+Missing = Literal["error", "video", "zero", "empty"]
 MaskDict = dict[str, list[Any]]  # annotation id -> run lengths or None for each frame
 
 
@@ -141,7 +141,7 @@ def evaluate(
         results: folder of `<video>/<expression id>/<frame>.png`.
         annotations: folder of `<video>/<frame>.png`, or a mask_dict.json.
         missing: `zero` lets a missing or malformed mask score 0 in its frame rather than be an error, `video` lets all
-            expressions of a video score 0 that has no results at all.
+            expressions of a video score 0 that has no results at all; `empty` takes a missing mask for an empty one.
         num_workers: processes; 0 stays in this one.
 
     Returns:
@@ -159,13 +159,13 @@ def evaluate(
     if missing == "video":
         scored = {t: Score(t, 0.0, 0.0) for t in targets if not os.path.isdir(os.path.join(results, t.video))}
     present = [target for target in targets if target not in scored]
-    if missing != "zero":  # found at once, not after minutes of scoring
+    if missing not in ("zero", "empty"):  # found at once, not after minutes of scoring
         _raise_faults(results, [fault for target in present for fault in _absent(Path(results), target)])
     jobs = _jobs(present, Path(annotations))
     faults: list[Fault] = []
     with tqdm(total=len(targets), desc="scoring", unit="expression") as bar:
         bar.update(len(scored))
-        score = functools.partial(_score_video, results=Path(results))
+        score = functools.partial(_score_video, results=Path(results), missing_is_empty=missing == "empty")
         for scores, found in map_unordered(score, jobs, num_workers):
             scored |= {score.target: score for score in scores}
             faults += found
@@ -244,7 +244,9 @@ def _truths_of_frame(
     return [of_objects[target.annotation_ids] for target in targets], size
 
 
-def _score_video(job: tuple[list[Target], Path | MaskDict], results: Path) -> tuple[list[Score], list[Fault]]:
+def _score_video(
+    job: tuple[list[Target], Path | MaskDict], results: Path, missing_is_empty: bool
+) -> tuple[list[Score], list[Fault]]:
     """Scores of all expressions of one video, whose annotations are read once. A faulty mask scores 0 in its frame."""
     targets, annotations = job
     video, frames = targets[0].video, targets[0].frames
@@ -253,8 +255,10 @@ def _score_video(job: tuple[list[Target], Path | MaskDict], results: Path) -> tu
     for t, frame in enumerate(frames):
         truths, size = _truths_of_frame(targets, annotations, t)
         for i, target in enumerate(targets):
+            path = results / video / target.expression_id / f"{frame}.png"
             try:
-                result = read_mask(results / video / target.expression_id / f"{frame}.png", size)
+                absent = missing_is_empty and not path.exists()
+                result = np.zeros(size, dtype=bool) if absent else read_mask(path, size)
             except (ValueError, OSError) as error:
                 faults.append(Fault(video, str(error)))
                 continue
@@ -272,7 +276,11 @@ def _absent(results: Path, target: Target) -> list[Fault]:
 
 def _raise_faults(results: str | os.PathLike[str], faults: list[Fault]) -> None:
     if faults:
-        raise SubmissionError(results, faults, "complete the result, or let them count 0 with --missing zero")
+        raise SubmissionError(
+            results,
+            faults,
+            "complete the result, let them count 0 with --missing zero, or missing ones as empty with --allow_missing",
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -286,9 +294,16 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--num_workers", type=int, default=2, help="processes; 0 stays in this one")
     parser.add_argument(
         "--missing",
-        choices=["error", "video", "zero"],
+        choices=["error", "video", "zero", "empty"],
         help="zero: what is missing scores 0; video: only videos of which nothing is there do (default: error; for a "
         "mask_dict.json video)",
+    )
+    parser.add_argument(
+        "--allow_missing",
+        dest="missing",
+        action="store_const",
+        const="empty",
+        help="count what is missing as empty masks, which are right where the object is not to be seen",
     )
     parser.add_argument(
         "--permute_captions", action="store_true", help="control: compare each result with its video's next object"

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+import eval_a2d
 from datasets.shapes import main as write_shapes
 from scripts import prepare_a2d, prepare_davis, prepare_jhmdb
 from tests.small_coco import write_coco
 from tests.small_ytvos import write_tree
 from util.checkpoint_io import load_checkpoint
+from util.logs import read_records
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = ROOT / "scripts"
@@ -132,6 +134,10 @@ def test_finetune_a2d_then_test_jhmdb(pretrained: Path, a2d: Path, folder: Path)
     options = ["--train.init_checkpoint", pretrained, "--data.root", a2d]
     checkpoint = train("train_finetune_a2d.sh", folder / "a2d_finetune", *options)
     assert settings(checkpoint)["optim"]["accumulate_steps"] == 4
+    arguments = ["--checkpoint", str(checkpoint), "--data_root", str(a2d), "--device", "cpu", "--num_workers", "0"]
+    scores = eval_a2d.main(arguments)
+    trained = read_records(checkpoint.parent / "log.jsonl")[-1]["eval"]
+    assert scores["mAP"] == pytest.approx(trained["mAP"]) and scores["num_samples"] > 0
     jhmdb = generated("jhmdb", folder)
     prepare_jhmdb.main(["--root", str(jhmdb)])
     result = launch("test_jhmdb.sh", checkpoint, jhmdb, "--device", "cpu")
