@@ -32,6 +32,7 @@ class PositionedSampler(Protocol):
     """Whatever orders the batches of an epoch and can go on from any of them."""
 
     batches_per_epoch: int
+    num_samples: int
 
     def set_position(self, epoch: int, batches_done: int = 0) -> None:
         """Yield what is left of `epoch` after its first `batches_done` batches next."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -35,6 +35,16 @@ def parse(argv: Sequence[str] | None = None, description: str | None = None) -> 
         return _from_namespace(parser, argv)
     except (ArgumentError, argparse.ArgumentError, ValueError) as error:
         _fail(parser, str(error))
+
+
+def parse_given(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """What files and options set, and nothing that is a default: `{section: {field: value}}`.
+
+    Args:
+        argv: arguments that `parse` has accepted.
+    """
+    given = build_parser().parse_args(argv, defaults=False).as_dict()
+    return {section: values for section, values in given.items() if section != "config"}
 
 
 def build_parser(description: str | None = None) -> ArgumentParser:

@@ -232,8 +232,8 @@ class TrainConfig:
             `output_dir`, and starts anew when there is none. Settings, milestones for instance, are the current ones.
         init_checkpoint: checkpoint whose weights start a new run (finetuning); a run that resumes has its own.
         drop_class_heads: leave the class heads of `init_checkpoint` out, on purpose.
-        evaluate_only: checkpoint that is evaluated on `data.eval_split`, with the network its configuration describes;
-            nothing is trained.
+        evaluate_only: checkpoint that is evaluated on `data.eval_split`, with the network and the `test` settings of its
+            configuration, which settings of `test` that are given replace; nothing is trained.
         save_every_steps: also save `checkpoint.pth` every that many optimizer steps; 0 saves at epochs only.
         keep_epochs: keep `checkpoint_<epoch>.pth` of each epoch beside the newest.
         eval_every_epochs: evaluate after that many epochs; 0 never does.

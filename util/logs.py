@@ -23,6 +23,8 @@ from util.distributed import all_reduce_mean
 
 logger = logging.getLogger(__name__)
 
+LOG = "log.jsonl"
+
 
 def set_up_logging(folder: str | Path | None = None, main_process: bool = True) -> None:
     """Log to the console, and to `train.log` in `folder`; other processes than the main one only say what is wrong.
@@ -92,7 +94,7 @@ class RunLog:
     """
 
     def __init__(self, folder: str | Path, first_step: int = 1, first_epoch: int = 0) -> None:
-        self._path = Path(folder) / "log.jsonl"
+        self._path = Path(folder) / LOG
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # purge_step hides what an earlier process wrote from that step on
         self._writer = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=first_step)
