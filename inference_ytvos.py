@@ -114,8 +114,11 @@ def run_jobs(
     Raises:
         ValueError: the folder holds results of another identity, or the result is incomplete or malformed.
     """
-    if overwrite and is_main_process():
-        folder.clear()
+    if overwrite:
+        folder.check_ownership()  # in every process, so that none waits for one that has stopped
+        barrier()
+        if is_main_process():
+            folder.clear()
     barrier()
     folder.check_identity(identity)
     pending = [job for job in jobs if not folder.is_finished(job.masks, job.captions, job.source)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # others may start programs or fetch files
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
@@ -74,9 +75,9 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        return Image.open(path)
+        return Image.open(path, formats=_FORMATS)
     except (FileNotFoundError, NotADirectoryError):
-        missing = path if path.parent.is_dir() else path.parent
-        raise FileNotFoundError(f"{path}: missing, there is no {missing}; unpack the data set again") from None
+        folder = "" if path.parent.is_dir() else f", and so is its folder {path.parent}"
+        raise FileNotFoundError(f"{path} is missing{folder}; unpack the data set again") from None
     except _UNREADABLE as error:
         raise ValueError(f"{path}: not a readable picture ({error}); copy or unpack it again") from error

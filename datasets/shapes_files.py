@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -98,8 +99,10 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def _entries(root: Path) -> set[str]:
-    """Names in a folder and in its folders, as "train/meta.json"."""
-    return {path.relative_to(root).as_posix() for pattern in ("*", "*/*") for path in root.glob(pattern)}
+    """All folders below one, those of the videos too, and the files of the upper two levels, as "train/meta.json"."""
+    upper = {path for pattern in ("*", "*/*") for path in root.glob(pattern)}
+    folders = {Path(folder) / name for folder, names, _ in os.walk(root) for name in names}
+    return {path.relative_to(root).as_posix() for path in upper | folders}
 
 
 def _check_replaceable(root: Path) -> None:

@@ -102,7 +102,7 @@ class YTVOSReader:
         for video, entry in _videos_of(self._categories_path).items():
             where = f"{self._categories_path}: video {video}"
             categories[video] = {
-                _object_id(key, where): member(value, "category", str, f"{where}, object {key},")
+                object_id(key, where): member(value, "category", str, f"{where}, object {key},")
                 for key, value in member(entry, "objects", dict, where).items()
             }
         return categories
@@ -226,7 +226,7 @@ class YTVOSReader:
             raise ValueError(f"{where} has no words ({value['exp']!r}); give it a sentence or remove it")
         kind, obj_id = value.get("kind"), value.get("obj_id")
         if obj_id is not None:
-            obj_id = _object_id(obj_id, where)
+            obj_id = object_id(obj_id, where)
             if self.categories and obj_id not in self.categories.get(video, {}):
                 raise ValueError(
                     f"{where} is about object {obj_id}, which {self._categories_path} does not have; "
@@ -239,7 +239,8 @@ def _videos_of(path: Path) -> dict[str, Any]:
     return member(read_json(path), "videos", dict, f"{path}:")
 
 
-def _object_id(value: Any, where: str) -> int:
+def object_id(value: Any, where: str) -> int:
+    """The number of an object in a palette PNG; ValueError, which begins with `where`, if it is none."""
     text = str(value)
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and 1 <= int(text) <= 255):
         raise ValueError(f"{where} has the object id {value!r}; it must be a number from 1 to 255")

@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py                              # ResNet-50, 5 x 360 x 640, float32 and bfloat16
     python scripts/benchmark.py --modes infer --precisions float32 --size 96 160 --repeats 1
+    python scripts/benchmark.py --all_backbones --precisions float32      # our inference with each published backbone
 
 The two formulations share weights and inputs and take turns in one process, so that whatever else the machine does
 falls on both. Memory is the peak of a process of its own for each, above that process with the model loaded.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import resource
 import statistics
@@ -30,10 +32,12 @@ from torch import Size, Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import RobertaConfig
 
+from models.backbones import BACKBONES
 from models.build import build_criterion, build_model
 from models.predictor import Predictor
 from models.reference import to_reference
 from models.referformer import ReferFormer
+from models.summary import count_parameters, measure_clip
 from util.batch import ClipTargets
 from util.config import LossConfig, ModelConfig
 
@@ -62,6 +66,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--activation_checkpointing", action="store_true", help="of our training step")
     parser.add_argument("--no_memory", action="store_true", help="measure time only")
+    parser.add_argument("--all_backbones", action="store_true", help="list our inference with all published backbones")
+    parser.add_argument("--one_backbone", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--one", nargs=3, metavar=("FORMULATION", "MODE", "PRECISION"), help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -200,6 +206,30 @@ def compare(args: argparse.Namespace, mode: str, precision: str) -> dict[str, di
     return rows
 
 
+def list_backbones(args: argparse.Namespace) -> None:
+    """A line per backbone and precision, each measured in a process of its own."""
+    print(f"{'':32s}{'seconds':>10s}{'GFLOP':>10s}{'GB':>8s}{'millions of parameters':>26s}")
+    for backbone in BACKBONES:
+        for precision in args.precisions:
+            command = [sys.executable, __file__, "--one_backbone", "--backbone", backbone, "--precisions", precision]
+            command += ["--num_frames", str(args.num_frames), "--size", *map(str, args.size), "--device", args.device]
+            command += ["--repeats", str(args.repeats), "--num_threads", str(args.num_threads)]
+            output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+            row = json.loads(output.splitlines()[-1])
+            parameters = f"{row['parameters']:.1f}, {row['backbone']:.1f} of the backbone"
+            numbers = f"{row['seconds']:10.2f}{row['gflop']:10.0f}{row['peak_gb']:8.2f}{parameters:>34s}"
+            print(f"{f'{backbone} {precision}':32s}{numbers}", flush=True)
+
+
+def measure_backbone(args: argparse.Namespace) -> None:
+    """Our inference with one backbone; prints a line of JSON."""
+    model = build(args, "infer")
+    parts = {part.name: (part.trained + part.frozen) / 1e6 for part in count_parameters(model)}
+    predictor = Predictor(model, short_side=min(args.size), precision=args.precisions[0], device=args.device)
+    cost = measure_clip(predictor, args.num_frames, tuple(args.size), args.repeats, CAPTION)
+    print(json.dumps(dataclasses.asdict(cost) | {"parameters": parts["all"], "backbone": parts["backbone"]}))
+
+
 def main() -> None:
     args = parse_args()
     if args.num_threads:
@@ -207,10 +237,17 @@ def main() -> None:
     if args.one:
         run_one(args)
         return
+    if args.one_backbone:
+        measure_backbone(args)
+        return
+    subject = "all backbones" if args.all_backbones else args.backbone
     print(
-        f"{args.backbone}, {args.num_frames} x {args.size[0]} x {args.size[1]}, {args.device}, "
+        f"{subject}, {args.num_frames} x {args.size[0]} x {args.size[1]}, {args.device}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}"
     )
+    if args.all_backbones:
+        list_backbones(args)
+        return
     print(f"{'':28s}{'seconds':>10s}{'GFLOP':>10s}{'GB':>8s}{'time':>9s}{'memory':>9s}")
     # Before this process fills, so that each of the others has the machine's memory.
     memory = {} if args.no_memory else measure_all_memory(args)

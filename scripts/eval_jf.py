@@ -28,6 +28,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import read_json
+from datasets.ytvos import object_id
 from util.masks import read_mask, read_object_ids, write_bytes
 from util.metrics import Silhouette, compare_boundaries, compare_regions
 from util.submission import Fault, SubmissionError, VideoMasks
@@ -72,23 +73,26 @@ def read_targets(meta: str | os.PathLike[str]) -> list[Target]:
     Raises:
         FileNotFoundError, ValueError: the file is missing, damaged, or withholds the objects.
     """
-    targets = []
+    targets, meta = [], Path(meta).resolve()
     try:
-        videos, test = read_json(Path(meta))["videos"], Path(meta).parents[1] / "test" / "meta_expressions.json"
-        elsewhere = read_json(test)["videos"] if Path(meta).parent.name == "valid" and test.is_file() else {}
+        videos, test = read_json(meta)["videos"], meta.parent.parent / "test" / "meta_expressions.json"
+        elsewhere = read_json(test)["videos"] if meta.parent.name == "valid" and test.is_file() else {}
         for video, entry in videos.items():
             if video in elsewhere:
                 continue
             frames, expressions = tuple(entry["frames"]), entry["expressions"]
             VideoMasks(video, (1, 1), frames, tuple(expressions))  # checks the names, which become paths
+            if not frames or len(set(frames)) != len(frames):
+                raise ValueError(f"{meta}: video {video} lists {'a frame twice' if frames else 'no frames'}")
             for expression_id, expression in expressions.items():
-                obj_id, kind = str(expression.get("obj_id", "")), expression.get("kind")
-                if not (obj_id.isascii() and obj_id.isdigit()):
+                where, kind = f"{meta}: expression {expression_id} of video {video}", expression.get("kind")
+                if expression.get("obj_id") is None:
                     raise ValueError(
-                        f"{meta}: expression {expression_id} of video {video} has no obj_id that is a number; a split "
-                        "whose objects are withheld can only be scored by the benchmark's server"
+                        f"{where} has no obj_id; a split whose objects are withheld can only be scored by the "
+                        "benchmark's server"
                     )
-                targets.append(Target(video, expression_id, expression["exp"], int(obj_id), kind, frames))
+                number, kind = object_id(expression["obj_id"], where), None if kind is None else str(kind)
+                targets.append(Target(video, expression_id, expression["exp"], number, kind, frames))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{meta}: not a meta_expressions.json ({type(error).__name__}: {error})") from error
     if not targets:
@@ -236,6 +240,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         "--permute_captions", action="store_true", help="control: compare each result with its video's next object"
     )
     args = parser.parse_args(argv)
+    if args.num_workers < 0:
+        raise ValueError(f"--num_workers is {args.num_workers}; it must be 0 or more")
     targets = read_targets(args.meta)
     if args.permute_captions:
         targets = permute_captions(targets)
@@ -245,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     summary = summarize(scores)
     print(format_table(summary))
     print(f"per expression: {path}")
-    print(json.dumps(summary))
+    print(json.dumps(summary, allow_nan=False))
     return summary
 
 

@@ -9,21 +9,29 @@ can be read. Name the folder in `model.text_encoder`, with `model.text_encoder_p
 from __future__ import annotations
 
 import argparse
-import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tokenizers import ByteLevelBPETokenizer, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig
+
+from datasets.files import member, read_json
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def read_captions(files: list[Path]) -> list[str]:
-    """All captions of meta_expressions.json files, lower-cased."""
+    """All captions of meta_expressions.json files, lower-cased. Raises as `read_json` and `member` do."""
     captions = []
     for file in files:
-        for video in json.loads(file.read_text())["videos"].values():
-            captions += [expression["exp"].lower() for expression in video["expressions"].values()]
+        for name, video in member(read_json(file), "videos", dict, f"{file}:").items():
+            expressions = member(video, "expressions", dict, f"{file}: video {name}")
+            captions += [
+                member(e, "exp", str, f"{file}: video {name}, expression {k},").lower() for k, e in expressions.items()
+            ]
     return captions
 
 
@@ -39,7 +47,7 @@ def make_tokenizer(captions: list[str], vocab_size: int) -> PreTrainedTokenizerF
     return PreTrainedTokenizerFast(tokenizer_object=backend, **SPECIAL_TOKENS)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, help="folder to write")
     parser.add_argument("captions", type=Path, nargs="+", help="meta_expressions.json files")
@@ -47,7 +55,7 @@ def main() -> None:
     parser.add_argument("--hidden_size", type=int, default=128)
     parser.add_argument("--num_layers", type=int, default=2)
     parser.add_argument("--num_heads", type=int, default=4)
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     tokenizer = make_tokenizer(read_captions(args.captions), args.vocab_size)
     config = RobertaConfig(
         vocab_size=len(tokenizer),
@@ -67,4 +75,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

@@ -5,7 +5,7 @@
 #   ./scripts/pretrain_quickstart.sh [OPTIONS OF main.py]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=.venv/bin/python
+python=${VENV:-.venv}/bin/python
 
 ./scripts/setup.sh
 if [[ ! -e data/shapes_images/generated.json ]]; then

@@ -165,7 +165,10 @@ def test_missing_folders_are_named(tree: Path) -> None:
     ("meta", "message"),
     [
         ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it"}}}}}, "no obj_id"),
-        ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": "x"}}}}}, "no obj_id"),
+        ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": "x"}}}}}, "from 1 to 255"),
+        ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": "0"}}}}}, "from 1 to 255"),
+        ({"videos": {"v": {"frames": [], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "no frames"),
+        ({"videos": {"v": {"frames": ["0", "0"], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "a frame twice"),
         ({"videos": {"../v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "cannot name"),
         ({"videos": {"v": {"frames": ["../0"], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "cannot name"),
         ({"videos": {"v": {"frames": ["0"]}}}, "not a meta_expressions.json"),
@@ -178,6 +181,22 @@ def test_unusable_meta_files_are_refused(tmp_path: Path, meta: object, message: 
     path.write_text(json.dumps(meta))
     with pytest.raises(ValueError, match=message):
         eval_jf.read_targets(path)
+
+
+def test_a_meta_file_may_be_named_from_its_own_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tree)
+    assert eval_jf.read_targets("meta.json") == eval_jf.read_targets(tree / "meta.json")
+
+
+def test_kinds_are_text_whatever_the_file_says(tmp_path: Path) -> None:
+    expressions = {str(i): {"exp": "it", "obj_id": 1, "kind": kind} for i, kind in enumerate((7, "x"))}
+    (tmp_path / "meta.json").write_text(json.dumps({"videos": {"v": {"frames": ["0"], "expressions": expressions}}}))
+    assert [target.kind for target in eval_jf.read_targets(tmp_path / "meta.json")] == ["7", "x"]
+
+
+def test_a_negative_number_of_processes_is_refused(tree: Path) -> None:
+    with pytest.raises(ValueError, match="--num_workers is -1"):
+        eval_jf.main(arguments(tree, "--num_workers", "-1"))
 
 
 def test_videos_of_the_test_split_are_left_out_of_valid(tmp_path: Path) -> None:

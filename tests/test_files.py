@@ -40,10 +40,17 @@ def test_no_truncation_goes_unnoticed(tmp_path: Path) -> None:
     assert complaints > len(whole) // 7 - 5
 
 
-def test_missing_picture_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"a\.jpg: missing, there is no .*a\.jpg"):
+def test_only_formats_of_photographs_and_masks_are_opened(tmp_path: Path) -> None:
+    """Pillow would start Ghostscript for PostScript."""
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n")
+    with pytest.raises(ValueError, match=r"a\.jpg: not a readable picture"):
         read_picture(tmp_path / "a.jpg")
-    with pytest.raises(FileNotFoundError, match=r"video: missing|there is no .*video;"):
+
+
+def test_missing_picture_says_what_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"a\.jpg is missing; unpack"):
+        read_picture(tmp_path / "a.jpg")
+    with pytest.raises(FileNotFoundError, match=r"a\.jpg is missing, and so is its folder .*video;"):
         picture_size(tmp_path / "video" / "a.jpg")
 
 

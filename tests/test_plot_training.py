@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from scripts.plot_training import main, plot
+from scripts.plot_training import Run, main, plot, read_run
+from util.logs import RunLog
 
 
 def record(epoch: int, with_scores: bool = True) -> dict:
@@ -18,7 +19,7 @@ def labels(axes) -> list[str]:
 
 
 def test_one_run_shows_its_losses_scores_and_rates() -> None:
-    losses, scores, rates = plot({"run": [record(0, with_scores=False), record(1)]}).axes
+    losses, scores, rates = plot({"run": Run([record(0, with_scores=False), record(1)])}).axes
     assert labels(losses) == ["loss", "l1"]
     assert list(losses.lines[0].get_xdata()) == [1, 2]
     assert list(losses.lines[0].get_ydata()) == [5, 2.5]
@@ -28,8 +29,23 @@ def test_one_run_shows_its_losses_scores_and_rates() -> None:
 
 
 def test_several_runs_show_their_totals() -> None:
-    losses, _, _ = plot({"a": [record(0)], "b": [record(0), record(1)]}).axes
+    losses, _, _ = plot({"a": Run([record(0)]), "b": Run([record(0), record(1)])}).axes
     assert labels(losses) == ["a: loss", "b: loss"]
+
+
+def test_what_is_logged_within_epochs_is_drawn_between_them(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    for epoch in range(2):
+        for step in (5 + 10 * epoch, 10 + 10 * epoch):
+            log.scalars(step, {"train/loss": 7.0, "train/l1_0": 1.0, "lr/main": 1e-4})
+        log.record(record(epoch, with_scores=False) | {"step": 10 * (epoch + 1)})
+    log.close()
+    losses, rates = plot({"run": read_run(tmp_path)}).axes  # there are no scores to draw
+    assert losses.get_title() == "training loss" and rates.get_title() == "learning rate"
+    means, within = (line for line in losses.lines if line.get_color() == losses.lines[0].get_color())
+    assert list(means.get_xdata()) == [1, 2] and list(means.get_ydata()) == [5, 2.5]
+    assert list(within.get_xdata()) == [0.5, 1, 1.5, 2] and list(within.get_ydata()) == [7] * 4
+    assert len(rates.lines) == 2
 
 
 def test_the_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

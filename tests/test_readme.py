@@ -1,7 +1,9 @@
 """What the README says: its files exist, its settings are known, its Python example runs."""
 
 import re
+import runpy
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,29 @@ def test_training_commands_parse(command: str):
         at = arguments.index("my_changes.yaml")
         del arguments[at - 1 : at + 1]
     parse(arguments)
+
+
+def programs() -> list[list[str]]:
+    """Commands that run a Python program, from its name or `-m MODULE` on, without launcher and its options."""
+    matches = [re.search(r"(?:^|\s)((?:-m )?[\w./]+\.py\b|-m [\w.]+)(.*)", command) for command in commands()]
+    return [[*match[1].split(), *shlex.split(match[2])] for match in matches if match]
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
+@pytest.mark.parametrize("command", [c for c in programs() if c[0] != "ops/setup.py"], ids=" ".join)
+def test_programs_have_the_options_that_are_used(
+    command: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    at = next((i for i, argument in enumerate(command) if argument.startswith("--")), len(command))
+    used = {a for a in command if a.startswith("--")} - {"--help"}
+    module, program = command[0] == "-m", command[command[0] == "-m"]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "path", [str(ROOT), *sys.path])
+    monkeypatch.setattr(sys, "argv", [program, *command[1 + module : at], "--help"])
+    with pytest.raises(SystemExit) as left:
+        runpy.run_module(program, run_name="__main__") if module else runpy.run_path(program, run_name="__main__")
+    assert left.value.code in (None, 0)
+    assert used - set(re.findall(r"--[\w.]+", capsys.readouterr().out)) == set()
 
 
 def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

@@ -102,13 +102,18 @@ def test_a_second_run_replaces_the_first(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "out"]
 
 
-@pytest.mark.parametrize("foreign", ["notes.txt", "train/mine", "meta_expressions/test/meta_expressions.json"])
+@pytest.mark.parametrize(
+    "foreign",
+    ["notes.txt", "train/mine", "meta_expressions/test/meta_expressions.json", "train/JPEGImages/my_video/00000.jpg"],
+)
 def test_refuses_a_folder_with_anything_else_in_it(tmp_path, foreign):
     root = write(tmp_path / "out", num_videos=1)
     (root / foreign).parent.mkdir(parents=True, exist_ok=True)
     (root / foreign).write_text("mine")
     before = all_bytes(root)
-    with pytest.raises(FileExistsError, match=foreign.removesuffix("/meta_expressions.json")):
+    with pytest.raises(
+        FileExistsError, match=foreign.removesuffix("/meta_expressions.json").removesuffix("/00000.jpg")
+    ):
         write(root)
     assert all_bytes(root) == before
 

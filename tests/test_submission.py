@@ -164,8 +164,16 @@ def test_a_folder_remembers_whose_results_it_holds(tmp_path: Path) -> None:
 
 def test_results_of_unknown_origin_are_not_taken_over(annotations: Path) -> None:
     folder = ResultFolder(annotations.parent)
-    with pytest.raises(ValueError, match="whose"):
+    with pytest.raises(ValueError, match="no inference run wrote"):
         folder.check_identity({"checkpoint": "a"})
+
+
+def test_annotations_of_a_data_set_are_never_deleted(annotations: Path) -> None:
+    """`--output_dir DATA/valid --overwrite` would put results in the place of the ground truth."""
+    before = sorted(annotations.rglob("*"))
+    with pytest.raises(ValueError, match="choose another --output_dir"):
+        ResultFolder(annotations.parent).clear()
+    assert sorted(annotations.rglob("*")) == before
 
 
 def test_clearing_deletes_results_alone(annotations: Path) -> None:

@@ -42,12 +42,16 @@ def test_operations_grow_with_the_clip() -> None:
 
 
 def test_the_peak_is_that_of_the_work_inside() -> None:
-    """Also when the process needed more before."""
+    """Also when the process needed more before, and where it keeps memory that it has freed."""
     big = torch.ones(60_000_000)
     del big
+    free = [torch.ones(4_000_000) for _ in range(20)]  # small enough to come from the heap
+    after = torch.ones(1000)
+    del free
     with PeakMemory() as memory:
         work = torch.ones(25_000_000)
         del work
+    del after
     assert 0.08 < memory.gb < 0.13
 
 

@@ -18,9 +18,11 @@ class ModelConfig:
     """The network.
 
     Args:
-        backbone: `resnet50`, `resnet101`, or `timm/<name>` for any timm network with four stages.
+        backbone: `resnet50`, `resnet101`, `swin_{t,s,b,l}_p4w7`, `video_swin_{t,s,b}_p4w7`, or `timm/<name>` for any
+            timm network with four stages.
         backbone_options: further arguments of a `timm/` network, as `{channels: [32, 64, 128, 256]}`.
-        backbone_weights: where an untrained model's backbone starts: `imagenet`, a file of weights, or null (random).
+        backbone_weights: where an untrained model's backbone starts: `imagenet` (Video-Swin: `kinetics`), a file of
+            weights, or null (random).
         temporal_shift: share of a 2D residual backbone's channels that each block exchanges with the frame before and
             the frame after; 0 keeps frames apart, as the published models do.
         position_in_content: amplitude of sine positions added to the features before the words are fused in. A deep
@@ -35,7 +37,7 @@ class ModelConfig:
         num_points: sampling points per head and level.
         feedforward_dim: hidden width of every feed-forward network.
         dropout: dropout of the transformer, the resizer and the pixel decoder.
-        drop_path: stochastic depth of the backbone; null takes the backbone's own.
+        drop_path: stochastic depth of a Swin or timm backbone; null takes its own.
         box_refine: each decoder layer refines the boxes of the one before (`--with_box_refine`).
         num_classes: 1 for class-agnostic heads (`--binary`), else 65 (Ref-YouTube-VOS), 78 (Ref-DAVIS17), 91 (COCO).
         relative_coordinates: the mask head sees each pixel's offset from the query's box (`--rel_coord`).

@@ -140,7 +140,8 @@ def mask_bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:
 def _check_size(name: object, size: tuple[int, int], expected: tuple[int, int] | None) -> None:
     if expected is not None and size != tuple(expected):
         raise ValueError(
-            f"{name}: {size[0]} x {size[1]} pixels (h x w) where its frame has {expected[0]} x {expected[1]}"
+            f"{name}: {size[0]} x {size[1]} pixels (h x w) where its frame has {expected[0]} x {expected[1]}; "
+            "resize the one of the two that is wrong, or unpack both from the same release"
         )
 
 

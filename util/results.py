@@ -49,11 +49,9 @@ class ResultFolder:
         Raises:
             ValueError: names what differs.
         """
+        self.check_ownership()
         cure = "choose another --output_dir, or pass --overwrite to delete the old results"
         if not self._identity.is_file():
-            for part in self._parts:
-                if part.is_dir() and any(part.iterdir()):
-                    raise ValueError(f"{part} holds results and no {self._identity.name} says whose; {cure}")
             return
         try:
             old = json.loads(self._identity.read_text())
@@ -64,6 +62,19 @@ class ResultFolder:
             changes = ", ".join(f"{key} {_short(old.get(key))} -> {_short(identity.get(key))}" for key in differing)
             raise ValueError(f"{self.path} holds the results of another run ({changes}); {cure}")
 
+    def check_ownership(self) -> None:
+        """Refuse a folder whose masks no inference run wrote: the annotations of a data set, for instance.
+
+        Raises:
+            ValueError: names the folder.
+        """
+        for part in self._parts:
+            if not self._identity.is_file() and part.is_dir() and any(part.iterdir()):
+                raise ValueError(
+                    f"{part} holds files that no inference run wrote (there is no {self._identity}); "
+                    "choose another --output_dir"
+                )
+
     def write_identity(self, identity: dict[str, Any]) -> None:
         """Make the folder, and say whose results it holds from now on."""
         for part in self._parts:
@@ -72,7 +83,8 @@ class ResultFolder:
         write_bytes(self._identity, json.dumps(identity, indent=2).encode())
 
     def clear(self) -> None:
-        """Delete what an inference run writes here, and nothing else."""
+        """Delete what an inference run wrote here, and nothing else. Raises as `check_ownership` does."""
+        self.check_ownership()
         for folder in (*self._parts, self._finished, self.path / "visualize"):
             shutil.rmtree(folder, ignore_errors=True)
         for file in (self._identity, self.submission):
