@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
 from models.backbones import build_backbone
 from models.checkpoint import load_model_state
 from models.criterion import Criterion
@@ -33,48 +36,23 @@ def build_model(
         ValueError: a setting names something that does not exist or does not fit.
         FileNotFoundError: starting weights are neither here nor to be downloaded.
     """
+    # in this order, as the random numbers of starting weights are drawn
     encoder, tokenizer = build_encoder(
         config.text_encoder, pretrained=config.text_encoder_pretrained and not weights_follow, assets=text_assets
     )
-    recompute = config.activation_checkpointing
     backbone = build_backbone(
         config.backbone,
         options=config.backbone_options,
         weights=None if weights_follow else config.backbone_weights,
         temporal_shift=config.temporal_shift,
         drop_path=config.drop_path,
-        recompute=recompute,
+        recompute=config.activation_checkpointing,
     )
     return ReferFormer(
         backbone,
-        TextEncoder(
-            encoder,
-            tokenizer,
-            dim=config.hidden_dim,
-            dropout=config.dropout,
-            frozen=config.freeze_text_encoder,
-            max_tokens=config.max_tokens,
-        ),
-        DeformableTransformer(
-            dim=config.hidden_dim,
-            num_heads=config.num_heads,
-            num_encoder_layers=config.num_encoder_layers,
-            num_decoder_layers=config.num_decoder_layers,
-            num_levels=config.num_feature_levels,
-            num_points=config.num_points,
-            ffn_dim=config.feedforward_dim,
-            dropout=config.dropout,
-            recompute=recompute,
-        ),
-        PixelDecoder(
-            backbone_dim=backbone.channels[0],
-            dim=config.hidden_dim,
-            mask_dim=config.mask_dim,
-            num_heads=config.num_heads,
-            ffn_dim=config.feedforward_dim,
-            dropout=config.dropout,
-            recompute=recompute,
-        ),
+        _build_text_encoder(config, encoder, tokenizer),
+        _build_transformer(config),
+        _build_pixel_decoder(config, backbone.channels[0]),
         DynamicMaskHead(config.hidden_dim, config.mask_dim, config.mask_head_channels, config.relative_coordinates),
         dim=config.hidden_dim,
         num_queries=config.num_queries,
@@ -83,6 +61,43 @@ def build_model(
         box_refine=config.box_refine,
         num_heads=config.num_heads,
         position_in_content=config.position_in_content,
+    )
+
+
+def _build_text_encoder(config: ModelConfig, encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    return TextEncoder(
+        encoder,
+        tokenizer,
+        dim=config.hidden_dim,
+        dropout=config.dropout,
+        frozen=config.freeze_text_encoder,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _build_transformer(config: ModelConfig) -> DeformableTransformer:
+    return DeformableTransformer(
+        dim=config.hidden_dim,
+        num_heads=config.num_heads,
+        num_encoder_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        num_levels=config.num_feature_levels,
+        num_points=config.num_points,
+        ffn_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        recompute=config.activation_checkpointing,
+    )
+
+
+def _build_pixel_decoder(config: ModelConfig, backbone_dim: int) -> PixelDecoder:
+    return PixelDecoder(
+        backbone_dim=backbone_dim,
+        dim=config.hidden_dim,
+        mask_dim=config.mask_dim,
+        num_heads=config.num_heads,
+        ffn_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        recompute=config.activation_checkpointing,
     )
 
 
