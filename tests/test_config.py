@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -77,7 +80,9 @@ def test_from_dict_names_what_it_does_not_know() -> None:
         (ModelConfig, {"dropout": 1.5}, "model.dropout"),
         (ModelConfig, {"hidden_dim": 48}, "model.hidden_dim"),
         (ModelConfig, {"num_feature_levels": 2}, "model.num_feature_levels"),
+        (ModelConfig, {"position_in_content": -1.0}, "model.position_in_content"),
         (LossConfig, {"dice_weight": -1.0}, "loss.dice_weight"),
+        (LossConfig, {"focal_alpha": 1.5}, "loss.focal_alpha"),
         (DataConfig, {"num_frames": 0}, "data.num_frames"),
         (DataConfig, {"num_workers": -1}, "data.num_workers"),
         (DataConfig, {"short_sides": ()}, "data.short_sides"),
@@ -96,6 +101,41 @@ def test_from_dict_names_what_it_does_not_know() -> None:
 def test_bad_values_are_refused_by_name(section: type, values: dict, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         section(**values)
+
+
+SECTIONS = (ModelConfig, LossConfig, DataConfig, OptimConfig, TrainConfig, TestConfig)
+REAL = [
+    (section, name)
+    for section in SECTIONS
+    for name, hint in typing.get_type_hints(section).items()
+    if hint in (float, float | None)
+]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf], ids=str)
+@pytest.mark.parametrize(("section", "name"), REAL, ids=[name for _, name in REAL])
+def test_every_real_number_is_finite(section: type, name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=rf"\.{name} is {value}"):
+        section(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"model": {"backbone": 5}}, "model.backbone is 5"),
+        ({"model": {"num_queries": "8"}}, "model.num_queries is '8'"),
+        ({"model": {"num_queries": True}}, "model.num_queries is True"),
+        ({"model": {"box_refine": 1}}, "model.box_refine is 1"),
+        ({"model": {"drop_path": "none"}}, "model.drop_path is 'none'"),
+        ({"model": {"backbone_options": 3}}, "model.backbone_options is 3"),
+        ({"optim": {"lr_drops": [1.5]}}, "optim.lr_drops is"),
+        ({"optim": {"precision": "fp16"}}, "optim.precision is 'fp16'"),
+        ({"optim": [1, 2]}, "section optim"),
+    ],
+)
+def test_from_dict_names_a_wrong_type(values: dict, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        Config.from_dict(values)
 
 
 def test_configurations_cannot_change() -> None:
