@@ -85,7 +85,10 @@ class Fitting:
         if run.epoch >= epochs:
             logger.info("all %d epochs are done already", epochs)
         while run.epoch < epochs:
-            record = train_one_epoch(run, self.save_now_and_then)
+            try:
+                record = train_one_epoch(run, self.save_now_and_then)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}. {self._advice()}") from error
             self.save(record)
             if self.config.train.keep_epochs and is_main_process():
                 path = self.checkpoint_path
@@ -93,6 +96,19 @@ class Fitting:
             record = self.finish_epoch(record)
         barrier()  # files are complete when any process leaves
         return record or {}
+
+    def _advice(self) -> str:
+        """What to do when a loss is not finite."""
+        optim, newest = self.config.optim, find_newest(self.config.train.output_dir)
+        clipping = (
+            f"lower (it is {optim.clip_grad_norm})" if optim.clip_grad_norm else "above 0 (gradients are not clipped)"
+        )
+        cures = [f"a lower optim.lr (it is {optim.lr})", f"an optim.clip_grad_norm {clipping}"]
+        if optim.precision != "float32":
+            cures.append("optim.precision float32")
+        if newest is None:
+            return f"No checkpoint was saved yet; start again with {', or '.join(cures)}"
+        return f"The last checkpoint is {newest}; go on from it by train.resume auto with {', or '.join(cures)}"
 
     def finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
         """Evaluate when it is time to, and write the epoch's record."""
@@ -310,9 +326,9 @@ def _check_same_order(sampler: dict[str, Any], run: TrainingRun, now: dict[str, 
         listed = f"it had {sampler['batches_per_epoch']} batches and has {run.sampler.batches_per_epoch} now"
     if listed:
         raise CheckpointError(
-            f"{path} was saved in the middle of an epoch, whose clips would come in another order: {listed}; resume with "
-            "the same data, train.seed, optim.batch_size, optim.accumulate_steps and number of processes, or from a "
-            "checkpoint of a whole epoch"
+            f"{path} was saved in the middle of an epoch, whose clips would come in another order: {listed}; resume "
+            "with the same data, train.seed, optim.batch_size, optim.accumulate_steps and number of processes, or from "
+            "a checkpoint of a whole epoch"
         )
 
 

@@ -340,10 +340,25 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(config: Config, mon
     monkeypatch.setattr(engine, "optimizer_step", poison)
     with pytest.raises(FloatingPointError) as raised:
         _fit(config)
-    assert all(word in str(raised.value) for word in ("step 3", "class", "dice_0"))
+    newest = str(Path(config.train.output_dir) / "checkpoint.pth")
+    cures = ("train.resume auto", "lower optim.lr (it is 0.001)", "optim.clip_grad_norm lower (it is 0.1)")
+    words = ("step 3", "class", "dice_0", "clips ", newest, *cures)
+    assert all(word in str(raised.value) for word in words), str(raised.value)
+    assert "precision" not in str(raised.value), "it is float32 already"
     state = _checkpoint(config)
     assert state["step"] == 2
     assert all(weight.isfinite().all() for weight in state["model"].values() if weight.is_floating_point())
+
+
+def test_a_loss_that_is_not_finite_at_once_names_other_cures(
+    tiny_options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(tiny_options, "--optim.clip_grad_norm", "0", "--optim.precision", "bfloat16")
+    monkeypatch.setattr(engine, "optimizer_step", _raise(FloatingPointError("the loss is not finite")))
+    with pytest.raises(FloatingPointError) as raised:
+        _fit(config)
+    words = ("not finite. No checkpoint was saved yet", "clip_grad_norm above 0", "optim.precision float32")
+    assert all(word in str(raised.value) for word in words), str(raised.value)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
