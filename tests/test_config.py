@@ -17,11 +17,18 @@ from util.optim import build_optimizer, build_schedule, learning_rates
 
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "configs").glob("*.yaml"))
+BELOW = {"quickstart_pretrain": ["quickstart"]}  # files that go on top of others
+
+
+def _options(path: Path) -> list[str]:
+    """The file with those below it."""
+    files = [path.with_stem(stem) for stem in BELOW.get(path.stem, [])]
+    return [argument for file in (*files, path) for argument in ("--config", str(file))]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_parses_and_says_how_to_run_it(path: Path) -> None:
-    config = parse(["--config", str(path)])
+    config = parse(_options(path))
     assert config != Config() or path.stem == "default"
     opening = path.read_text().split("\n\n")[0]
     commands = (f"--config configs/{path.name}", "./scripts/")
@@ -31,7 +38,7 @@ def test_every_file_parses_and_says_how_to_run_it(path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_states_only_differences(path: Path) -> None:
-    defaults = Config().to_dict()
+    defaults = parse(_options(path)[:-2]).to_dict()
     for section, fields in yaml.safe_load(path.read_text()).items():
         for name, value in fields.items():
             default = defaults[section][name]
@@ -41,7 +48,7 @@ def test_every_file_states_only_differences(path: Path) -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_file_builds(path: Path) -> None:
     """With a small text encoder and random weights, since nothing may be downloaded."""
-    config = parse(["--config", str(path)])
+    config = parse(_options(path))
     text = {"text_encoder": str(ROOT / "configs" / "text_encoder_small"), "text_encoder_pretrained": False}
     model = build_model(dataclasses.replace(config.model, **text), weights_follow=True)
     build_criterion(config.loss)
@@ -50,6 +57,15 @@ def test_every_file_builds(path: Path) -> None:
     assert groups["backbone"] == config.optim.backbone_lr and groups["rest"] == config.optim.lr
     assert ("text_encoder" in groups) != config.model.freeze_text_encoder
     assert "offsets" in groups
+
+
+def test_the_pretraining_of_the_quickstart_has_its_model() -> None:
+    path = ROOT / "configs" / "quickstart_pretrain.yaml"
+    pretraining = parse(_options(path))
+    assert pretraining.model == parse(["--config", str(path.with_stem("quickstart"))]).model != ModelConfig()
+    assert pretraining.data.num_frames == 1 and pretraining.train.output_dir == "runs/quickstart_pretrain"
+    script = (ROOT / "scripts" / "pretrain_quickstart.sh").read_text()
+    assert "configs=(--config configs/quickstart.yaml --config configs/quickstart_pretrain.yaml)" in script
 
 
 def test_there_are_configurations() -> None:

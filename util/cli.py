@@ -69,7 +69,10 @@ def build_parser(description: str | None = None) -> ArgumentParser:
 def _check_file(parser: ArgumentParser, file: str) -> None:
     """Parse one file alone, because messages about several files together do not say which one is meant."""
     try:
-        _check_sections(parser.parse_args(["--config", file]))
+        parsed = parser.parse_args(["--config", file])
+        _check_sections(parsed)
+        if len(parsed.config) > 1:  # sections would replace one another as a whole
+            raise ValueError("a file does not name another by `config`; give both with --config, the general one first")
     except (ArgumentError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
 
