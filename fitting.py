@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +28,7 @@ from models.predictor import Predictor
 from util.checkpoint_io import NEWEST, CheckpointError, find_newest, keep_copy, load_checkpoint, save_checkpoint
 from util.config import Config
 from util.distributed import ProcessInfo, barrier, broadcast_object, gather_objects, is_main_process
-from util.logs import RunLog
+from util.logs import LOG, RunLog
 from util.optim import build_optimizer, build_schedule, restore_optimizer
 from util.random_state import get_random_state, preserved_random_state, seed_everything, set_random_state
 
@@ -85,7 +87,10 @@ class Fitting:
         if run.epoch >= epochs:
             logger.info("all %d epochs are done already", epochs)
         while run.epoch < epochs:
-            record = train_one_epoch(run, self.save_now_and_then)
+            try:
+                record = train_one_epoch(run, self.save_now_and_then)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}. {self._advice()}") from error
             self.save(record)
             if self.config.train.keep_epochs and is_main_process():
                 path = self.checkpoint_path
@@ -93,6 +98,19 @@ class Fitting:
             record = self.finish_epoch(record)
         barrier()  # files are complete when any process leaves
         return record or {}
+
+    def _advice(self) -> str:
+        """What to do when a loss is not finite."""
+        optim, newest = self.config.optim, find_newest(self.config.train.output_dir)
+        clipping = (
+            f"lower (it is {optim.clip_grad_norm})" if optim.clip_grad_norm else "above 0 (gradients are not clipped)"
+        )
+        cures = [f"a lower optim.lr (it is {optim.lr})", f"an optim.clip_grad_norm {clipping}"]
+        if optim.precision != "float32":
+            cures.append("optim.precision float32")
+        if newest is None:
+            return f"No checkpoint was saved yet; start again with {', or '.join(cures)}"
+        return f"The last checkpoint is {newest}; go on from it by train.resume auto with {', or '.join(cures)}"
 
     def finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
         """Evaluate when it is time to, and write the epoch's record."""
@@ -136,7 +154,11 @@ class Fitting:
             "step": run.step,
             "epoch": run.epoch,
             "rng": random_states,
-            "sampler": {"batches_done": run.batches_done, "batches_per_epoch": run.sampler.batches_per_epoch},
+            "sampler": {
+                "batches_done": run.batches_done,
+                "batches_per_epoch": run.sampler.batches_per_epoch,
+                "order": _describe_order(self.config, run, self.process.world_size),
+            },
             "progress": {"means": means, "seconds": run.seconds, "record": record},
             "extras": network.checkpoint_extras(),
         }
@@ -146,7 +168,8 @@ class Fitting:
 def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     """Train to the last epoch, from the start or from a checkpoint.
 
-    A run that starts anew in the folder of another moves that one's files to `previous_<n>/` first.
+    A run that starts in the folder of another, anew or from a checkpoint elsewhere, moves that one's files to
+    `previous_<n>/` first.
 
     Args:
         config: the experiment.
@@ -179,9 +202,11 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     seed_everything(train.seed + process.rank)
     record = None
     if resumed_from is not None:
-        record = _restore_run(run, checkpoint, resumed_from, process)
-    elif is_main_process():
+        record = _restore_run(config, run, checkpoint, resumed_from, process)
+    if is_main_process() and not _is_in(resumed_from, folder):
         set_aside(folder)
+        if resumed_from is not None:
+            _carry_over_log(resumed_from.parent, folder)
     del checkpoint  # as large as the network and its optimizer
     logger.info("training %s, epoch %d, step %d", f"from {path}" if path else "from the start", run.epoch, run.step)
     if is_main_process():
@@ -273,8 +298,48 @@ def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> Train
     )
 
 
+def _describe_order(config: Config, run: TrainingRun, world_size: int) -> dict[str, int]:
+    """What the clips of each optimizer step of an epoch depend on, under the names that messages use."""
+    return {
+        "train.seed": config.train.seed,
+        "optim.batch_size": config.optim.batch_size,
+        "number of processes": world_size,
+        "optim.accumulate_steps": config.optim.accumulate_steps,
+        "number of clips": run.sampler.num_samples,
+    }
+
+
+def _check_same_order(sampler: dict[str, Any], run: TrainingRun, now: dict[str, int], path: Path) -> None:
+    """Refuse to go on in the middle of an epoch whose clips come in another order.
+
+    Processes may be traded for clips a process: only their product, the global batch, makes the order.
+
+    Args:
+        sampler: of the checkpoint; older ones only know how many batches an epoch has.
+        run: that resumes.
+        now: its `_describe_order`.
+        path: of the checkpoint.
+    """
+    before = sampler.get("order", {})
+    changed = [name for name in before.keys() & now.keys() if before[name] != now[name]]
+    batch = ("optim.batch_size", "number of processes")
+    if all(name in before for name in batch) and math.prod(before[n] for n in batch) == math.prod(
+        now[n] for n in batch
+    ):
+        changed = [name for name in changed if name not in batch]
+    listed = ", ".join(f"{name} was {before[name]} and is {now[name]} now" for name in sorted(changed))
+    if not listed and sampler["batches_per_epoch"] != run.sampler.batches_per_epoch:
+        listed = f"it had {sampler['batches_per_epoch']} batches and has {run.sampler.batches_per_epoch} now"
+    if listed:
+        raise CheckpointError(
+            f"{path} was saved in the middle of an epoch, whose clips would come in another order: {listed}; resume "
+            "with the same data, train.seed, optim.batch_size, optim.accumulate_steps and number of processes, or from "
+            "a checkpoint of a whole epoch"
+        )
+
+
 def _restore_run(
-    run: TrainingRun, checkpoint: dict[str, Any], path: Path, process: ProcessInfo
+    config: Config, run: TrainingRun, checkpoint: dict[str, Any], path: Path, process: ProcessInfo
 ) -> dict[str, Any] | None:
     """Take up optimizer, position, means and random state; settings stay those of `run`.
 
@@ -289,12 +354,8 @@ def _restore_run(
         logger.info("the schedule is now %s; the checkpoint's was %s", schedule, checkpoint["scheduler"])
     run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
     run.batches_done = checkpoint["sampler"]["batches_done"]
-    batches_before, batches = checkpoint["sampler"]["batches_per_epoch"], run.sampler.batches_per_epoch
-    if run.batches_done and batches != batches_before:
-        raise CheckpointError(
-            f"{path} was saved in the middle of an epoch of {batches_before} batches, and an epoch has {batches} now; "
-            "resume with the same data, optim.batch_size and number of processes, or from a checkpoint of a whole epoch"
-        )
+    if run.batches_done:
+        _check_same_order(checkpoint["sampler"], run, _describe_order(config, run, process.world_size), path)
     progress, states = checkpoint["progress"], checkpoint["rng"]
     run.seconds = progress["seconds"]
     run.means.load_state_dict(progress["means"], run.device)
@@ -327,6 +388,18 @@ def _check_same_model(config: Config, checkpoint: dict[str, Any], path: Path) ->
         )
 
 
+def _is_in(path: Path | None, folder: Path) -> bool:
+    """Whether a file lies in `folder` itself, also where one of them is a link."""
+    return path is not None and folder.resolve() in (path.parent.resolve(), path.resolve().parent)
+
+
+def _carry_over_log(source: Path, folder: Path) -> None:
+    """The records of the run in `source`, for a run in `folder` that goes on from there."""
+    if (source / LOG).is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / LOG, folder / LOG)
+
+
 def set_aside(folder: Path) -> None:
     """Move the checkpoints and curves of an older run in `folder` to `previous_<n>/` in it."""
     if find_newest(folder) is None:
@@ -338,4 +411,4 @@ def set_aside(folder: Path) -> None:
     for old in [*folder.glob("checkpoint*.pth"), *folder.glob("*.json*"), folder / "tensorboard"]:
         if old.exists():
             old.rename(aside / old.name)
-    logger.warning("%s holds an older run, now in %s; to go on with a run use train.resume", folder, aside)
+    logger.warning("%s holds an older run, now in %s; to go on with that one use train.resume", folder, aside)

@@ -6,6 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
 from models.backbones import Backbone, build_backbone
 from models.baseline import Baseline
 from models.checkpoint import load_model_state
@@ -34,6 +37,7 @@ def build_model(
         ValueError: a setting names something that does not exist or does not fit.
         FileNotFoundError: starting weights are neither here nor to be downloaded.
     """
+    # in this order, as the random numbers of starting weights are drawn
     encoder, tokenizer = build_encoder(
         config.text_encoder, pretrained=config.text_encoder_pretrained and not weights_follow, assets=text_assets
     )
@@ -45,14 +49,7 @@ def build_model(
         drop_path=config.drop_path,
         recompute=config.activation_checkpointing,
     )
-    text = TextEncoder(
-        encoder,
-        tokenizer,
-        dim=config.hidden_dim,
-        dropout=config.dropout,
-        frozen=config.freeze_text_encoder,
-        max_tokens=config.max_tokens,
-    )
+    text = _build_text_encoder(config, encoder, tokenizer)
     if config.architecture == "baseline":
         return _build_baseline(config, backbone, text)
     return _build_referformer(config, backbone, text)
@@ -62,18 +59,8 @@ def _build_referformer(config: ModelConfig, backbone: Backbone, text_encoder: Te
     return ReferFormer(
         backbone,
         text_encoder,
-        DeformableTransformer(
-            dim=config.hidden_dim,
-            num_heads=config.num_heads,
-            num_encoder_layers=config.num_encoder_layers,
-            num_decoder_layers=config.num_decoder_layers,
-            num_levels=config.num_feature_levels,
-            num_points=config.num_points,
-            ffn_dim=config.feedforward_dim,
-            dropout=config.dropout,
-            recompute=config.activation_checkpointing,
-        ),
-        _build_pixel_decoder(config, backbone, fusion=config.fpn_fusion),
+        _build_transformer(config),
+        _build_pixel_decoder(config, backbone.channels[0], fusion=config.fpn_fusion),
         DynamicMaskHead(config.hidden_dim, config.mask_dim, config.mask_head_channels, config.relative_coordinates),
         dim=config.hidden_dim,
         num_queries=config.num_queries,
@@ -89,7 +76,7 @@ def _build_baseline(config: ModelConfig, backbone: Backbone, text_encoder: TextE
     return Baseline(
         backbone,
         text_encoder,
-        _build_pixel_decoder(config, backbone, fusion=False),
+        _build_pixel_decoder(config, backbone.channels[0], fusion=False),
         dim=config.hidden_dim,
         num_layers=config.num_encoder_layers,
         num_heads=config.num_heads,
@@ -99,9 +86,34 @@ def _build_baseline(config: ModelConfig, backbone: Backbone, text_encoder: TextE
     )
 
 
-def _build_pixel_decoder(config: ModelConfig, backbone: Backbone, fusion: bool) -> PixelDecoder:
+def _build_text_encoder(config: ModelConfig, encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    return TextEncoder(
+        encoder,
+        tokenizer,
+        dim=config.hidden_dim,
+        dropout=config.dropout,
+        frozen=config.freeze_text_encoder,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _build_transformer(config: ModelConfig) -> DeformableTransformer:
+    return DeformableTransformer(
+        dim=config.hidden_dim,
+        num_heads=config.num_heads,
+        num_encoder_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        num_levels=config.num_feature_levels,
+        num_points=config.num_points,
+        ffn_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        recompute=config.activation_checkpointing,
+    )
+
+
+def _build_pixel_decoder(config: ModelConfig, backbone_dim: int, fusion: bool) -> PixelDecoder:
     return PixelDecoder(
-        backbone_dim=backbone.channels[0],
+        backbone_dim=backbone_dim,
         dim=config.hidden_dim,
         mask_dim=config.mask_dim,
         num_heads=config.num_heads,

@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.mask_head import STRIDE
 from models.matcher import InstanceMatcher
 from models.outputs import LayerOutput
 from util.batch import ClipTargets
 from util.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 from util.distributed import all_reduce_mean
-
-STRIDE = 4
 
 
 class Criterion(nn.Module):

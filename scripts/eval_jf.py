@@ -33,7 +33,7 @@ from datasets.files import read_json
 from datasets.mevis import union_of
 from datasets.ytvos import object_id
 from util.masks import read_mask, read_object_ids, write_bytes
-from util.metrics import Silhouette, compare_boundaries, compare_regions
+from util.metrics import Silhouette, compare_boundaries, compare_regions, summarize_scores
 from util.submission import Fault, SubmissionError, VideoMasks
 from util.workers import map_unordered
 
@@ -175,19 +175,6 @@ def evaluate(
     return [scored[target] for target in targets]
 
 
-def summarize(scores: Sequence[Score]) -> dict[str, Any]:
-    """Means over expressions as `J`, `F`, `J&F`, `num_expressions`, and the same `per_kind` where kinds are known."""
-
-    def means(group: Sequence[Score]) -> dict[str, Any]:
-        j, f = float(np.mean([score.j for score in group])), float(np.mean([score.f for score in group]))
-        return {"J": j, "F": f, "J&F": (j + f) / 2, "num_expressions": len(group)}
-
-    summary = means(scores)
-    if kinds := sorted({score.target.kind for score in scores if score.target.kind}):
-        summary["per_kind"] = {kind: means([s for s in scores if s.target.kind == kind]) for kind in kinds}
-    return summary
-
-
 def format_table(summary: dict[str, Any]) -> str:
     """The summary for people, in percent."""
     rows = [("all", summary), *summary.get("per_kind", {}).items()]
@@ -320,7 +307,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     scores = evaluate(targets, args.results, args.annotations, missing, args.num_workers)
     path = args.csv or args.results.resolve().parent / ("jf_permuted.csv" if args.permute_captions else "jf.csv")
     write_csv(scores, path)
-    summary = summarize(scores)
+    summary = summarize_scores([(score.target.kind, score.j, score.f) for score in scores])
     print(format_table(summary))
     absent = {score.target.video for score in scores if not (args.results / score.target.video).is_dir()}
     if absent:

@@ -104,6 +104,23 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "epoch 3" in terminal.getvalue() and "6/10" in terminal.getvalue() and "loss 0.5" in terminal.getvalue()
 
 
+def test_a_log_file_has_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    with caplog.at_level(logging.INFO), Progress(202, done=2, title="evaluation", unit="video") as progress:
+        for _ in range(10):
+            now[0] += 8.0
+            progress.advance()
+        progress.advance("loss 0.5")
+        now[0] += 29.0
+        progress.advance()
+    lines = ["evaluation 6/202  8.00 s/video", "evaluation 10/202  8.00 s/video", "evaluation 13/202  loss 0.5"]
+    assert [record.getMessage() for record in caplog.records] == lines, "every 30 s, and after a status"
+    assert capsys.readouterr().err == "", "no bar"
+
+
 def test_hidden_progress_says_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     terminal = Terminal()
     monkeypatch.setattr("sys.stderr", terminal)

@@ -7,6 +7,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -85,6 +88,7 @@ class ModelConfig:
         _positive(self, "hidden_dim", "num_queries", "num_heads", "num_encoder_layers", "num_decoder_layers")
         _positive(self, "num_points", "feedforward_dim", "num_classes", "mask_dim", "mask_head_channels", "max_tokens")
         _within(self, 0, 1, "dropout", "temporal_shift")
+        _not_negative(self, "position_in_content")
         if self.drop_path is not None:
             _within(self, 0, 1, "drop_path")
         if self.architecture not in ("referformer", "baseline"):
@@ -128,9 +132,8 @@ class LossConfig:
     match_masks: bool = True
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            if getattr(self, f.name) < 0:
-                raise ValueError(f"loss.{f.name} is {getattr(self, f.name)}; it must not be negative")
+        _not_negative(self, "class_weight", "l1_weight", "giou_weight", "mask_weight", "dice_weight", "focal_gamma")
+        _within(self, 0, 1, "focal_alpha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,9 +189,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _positive(self, "num_frames", "max_long_side")
         _within(self, 0, 1, "flip_probability", "crop_probability")
-        for name in ("num_workers", "cache_bytes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be 0 or more")
+        _not_negative(self, "num_workers", "cache_bytes")
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(f"data.short_sides is {self.short_sides}; give at least one positive size")
         if self.crop_probability and (not self.crop_short_sides or min(self.crop_short_sides) < 1):
@@ -240,11 +241,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "epochs", "batch_size", "accumulate_steps", "lr_drop_factor")
-        for name in ("backbone_lr", "text_encoder_lr", "offsets_lr_factor", "weight_decay", "clip_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optim.{name} is {getattr(self, name)}; it must not be negative")
-        if self.warmup_steps < 0:
-            raise ValueError(f"optim.warmup_steps is {self.warmup_steps}; it must be 0 or more")
+        _not_negative(self, "backbone_lr", "text_encoder_lr", "offsets_lr_factor", "weight_decay", "clip_grad_norm")
+        _not_negative(self, "warmup_steps")
         if list(self.lr_drops) != sorted(set(self.lr_drops)):
             raise ValueError(f"optim.lr_drops is {self.lr_drops}; epochs must rise")
 
@@ -260,8 +258,8 @@ class TrainConfig:
             `output_dir`, and starts anew when there is none. Settings, milestones for instance, are the current ones.
         init_checkpoint: checkpoint whose weights start a new run (finetuning); a run that resumes has its own.
         drop_class_heads: leave the class heads of `init_checkpoint` out, on purpose.
-        evaluate_only: checkpoint that is evaluated on `data.eval_split`, with the network its configuration describes;
-            nothing is trained.
+        evaluate_only: checkpoint that is evaluated on `data.eval_split`, with the network and the `test` settings of
+            its configuration, which settings of `test` that are given replace; nothing is trained.
         save_every_steps: also save `checkpoint.pth` every that many optimizer steps; 0 saves at epochs only.
         keep_epochs: keep `checkpoint_<epoch>.pth` of each epoch beside the newest.
         eval_every_epochs: evaluate after that many epochs; 0 never does.
@@ -287,9 +285,7 @@ class TrainConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("save_every_steps", "eval_every_epochs", "num_threads", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be 0 or more")
+        _not_negative(self, "save_every_steps", "eval_every_epochs", "num_threads", "seed")
         _positive(self, "log_every_steps")
 
 
@@ -346,27 +342,54 @@ class Config:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`. Unknown sections or fields raise a ValueError that names them."""
+        """The inverse of `to_dict`. A ValueError names an unknown section or field, or one of a wrong type."""
         sections = {f.name: f.default_factory for f in dataclasses.fields(Config)}
         built = {}
         for name, section in values.items():
             if name not in sections:
                 raise ValueError(f"unknown section {name!r} in the configuration; known: {', '.join(sections)}")
-            known = {f.name for f in dataclasses.fields(sections[name])}
-            if unknown := sorted(set(section) - known):
+            if not isinstance(section, dict):
+                raise ValueError(f"section {name} of the configuration is {section!r}, not fields and values")
+            known = typing.get_type_hints(sections[name])
+            if unknown := sorted(set(section) - known.keys(), key=str):
                 raise ValueError(f"unknown field {name}.{unknown[0]} in the configuration")
-            built[name] = sections[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in section.items()})
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+            for key, value in fields.items():
+                if not _is_of_type(value, known[key]):
+                    raise ValueError(f"{name}.{key} is {value!r} in the configuration, which is of a wrong type")
+            built[name] = sections[name](**fields)
         return Config(**built)
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type: of those that occur above, and with whole numbers for real ones."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_is_of_type(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of_type(element, arguments[0]) for element in value)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else origin or hint)
 
 
 def _section(config: Any) -> str:
     return type(config).__name__.removesuffix("Config").lower()
 
 
+# Comparisons are written so that NaN fails them; infinity is no setting either.
 def _positive(config: Any, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) > 0:  # so that NaN is refused too
-            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be positive")
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be positive and finite")
+
+
+def _not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be 0 or more, and finite")
 
 
 def _within(config: Any, low: float, high: float, *names: str) -> None:

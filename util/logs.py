@@ -23,6 +23,9 @@ from util.distributed import all_reduce_mean
 
 logger = logging.getLogger(__name__)
 
+LOG = "log.jsonl"
+SECONDS_BETWEEN_LINES = 30  # of a progress that is not on a terminal
+
 
 def set_up_logging(folder: str | Path | None = None, main_process: bool = True) -> None:
     """Log to the console, and to `train.log` in `folder`; other processes than the main one only say what is wrong.
@@ -92,7 +95,7 @@ class RunLog:
     """
 
     def __init__(self, folder: str | Path, first_step: int = 1, first_epoch: int = 0) -> None:
-        self._path = Path(folder) / "log.jsonl"
+        self._path = Path(folder) / LOG
         self._path.parent.mkdir(parents=True, exist_ok=True)
         # purge_step hides what an earlier process wrote from that step on
         self._writer = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=first_step)
@@ -137,7 +140,9 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """The progress of an epoch: a bar on a terminal, else log lines, for whoever gives a status; only if `shown`.
+    """The progress of an epoch: a bar on a terminal, else log lines; only if `shown`.
+
+    There is a line for each status that is given, and where none is for a while, a line that tells how far it has come.
 
     Args:
         total: steps of the epoch.
@@ -153,7 +158,8 @@ class Progress:
             total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True, disable=not self._on_terminal
         )
         self._redirection = logging_redirect_tqdm() if self._on_terminal else None
-        self._title, self._total, self._done, self._shown = title, total, done, shown
+        self._title, self._total, self._done, self._shown, self._unit = title, total, done, shown, unit
+        self._start, self._first, self._last_line = time.perf_counter(), done, time.perf_counter()
 
     def __enter__(self) -> Self:
         if self._redirection is not None:
@@ -171,12 +177,16 @@ class Progress:
         """One step is done; `status` replaces what stands beside the bar, or makes a line."""
         self._done += 1
         self._bar.update()
-        if not self._shown or status is None:
+        now = time.perf_counter()
+        if not self._shown:
             return
         if self._on_terminal:
-            self._bar.set_postfix_str(status)
-        else:
-            logger.info("%s %d/%d  %s", self._title, self._done, self._total, status)
+            if status is not None:
+                self._bar.set_postfix_str(status)
+        elif status is not None or now - self._last_line >= SECONDS_BETWEEN_LINES:
+            pace = f"{(now - self._start) / (self._done - self._first):.2f} s/{self._unit}"
+            logger.info("%s %d/%d  %s", self._title, self._done, self._total, pace if status is None else status)
+            self._last_line = now
 
 
 class Stopwatch:
