@@ -147,6 +147,9 @@ def peak_gb(device: str) -> float:
     """Peak memory of this process so far: resident on a CPU, allocated on a GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
+    status = Path("/proc/self/status")
+    if status.is_file():  # a process begins with the `ru_maxrss` of the one that started it, but not with its VmHWM
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) / 1e6
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
 
 
