@@ -256,7 +256,7 @@ def _explain(run: TrainingRun, batches: Sequence[Batch], parts: Sequence[dict[st
 
 def check_annotated(videos: VideoDataset) -> None:
     """Raises a ValueError when `videos` cannot be scored, which is better known before training than after an epoch."""
-    withheld = [e.name for video in videos for e in video.expressions if not e.has_object]
+    withheld = [e.name for video in videos for e in video.expressions if not e.is_known]
     if not videos.has_masks or withheld:
         what = f"no object for expression {withheld[0]}" if videos.has_masks else "no annotations"
         raise ValueError(

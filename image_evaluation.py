@@ -14,7 +14,7 @@ from models.predictor import Predictor
 from util.distributed import gather_objects, get_rank, get_world_size, is_main_process
 from util.image_metrics import Overlap, compare, score_images
 from util.logs import Progress
-from util.workers import read_ahead
+from util.read_ahead import read_ahead
 
 logger = logging.getLogger(__name__)
 

@@ -26,9 +26,9 @@ from models.predictor import Predictor, VideoFeatures
 from util.distributed import distributed, is_main_process
 from util.logs import set_up_logging
 from util.masks import read_object_ids, write_object_ids
+from util.read_ahead import read_ahead
 from util.results import BackgroundWriter, ResultFolder
 from util.submission import Fault, SubmissionError, VideoMasks
-from util.workers import read_ahead
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import docstring_parser
-import numpy as np
 import torch
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from torch import Tensor
@@ -33,23 +32,24 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from datasets.mevis import MeViSReader
 from datasets.videos import Video, VideoDataset
 from datasets.ytvos import YTVOSReader
-from models.predictor import Prediction, Predictor
+from models.predictor import Predictor
+from models.propagators import add_propagation_options, build_propagator
 from util.checkpoint_io import load_checkpoint
 from util.config import Config, TestConfig
 from util.distributed import ProcessInfo, barrier, distributed, is_main_process
+from util.expression_sheets import ExpressionSheets
 from util.logs import set_up_logging
 from util.masks import write_mask
+from util.propagation import Propagator
+from util.read_ahead import read_ahead
 from util.results import BackgroundWriter, ResultFolder, file_digest
 from util.submission import FOLDER, SubmissionError, VideoMasks, write_submission
-from util.visualize import RGB, Instance, draw_instances, make_grid, palette, with_caption, write_image
-from util.workers import read_ahead
+from util.video_reader import FrameSource, TimedFrame
 
 logger = logging.getLogger(__name__)
 
 READERS = {"ytvos": YTVOSReader, "mevis": MeViSReader}
 ZIP_PREFIXES = {"ytvos": f"{FOLDER}/", "mevis": ""}  # what the servers expect
-SHEET_FRAMES = 8  # of a picture that --visualize makes
-SHEET_COLUMNS = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +79,7 @@ def infer(
     overwrite: bool = False,
     visualize: bool = False,
     prefix: str = f"{FOLDER}/",
+    propagator: Propagator | None = None,
 ) -> None:
     """Write the masks of this process's share of the videos, then, in the main process, the submission.
 
@@ -86,12 +87,16 @@ def infer(
         predictor: the model.
         visualize: also draw a picture of each expression.
         prefix: what paths in the zip begin with.
+        propagator: carries each object's best mask through the video in place of the model's masks.
 
     The other arguments and the errors are those of `run_jobs`.
     """
 
     def segment_job(job: Job, writer: BackgroundWriter) -> Iterator[int]:
-        return segment(predictor, job, folder, writer, visualize)
+        sheets = _sheets(job, folder) if visualize else None
+        if propagator is None and not predictor.presence.decides:
+            return segment(predictor, job, folder, writer, sheets)
+        return segment_as_a_whole(predictor, job, folder, writer, sheets, propagator)
 
     run_jobs(segment_job, jobs, folder, identity, process, overwrite=overwrite)
     if is_main_process():
@@ -146,13 +151,15 @@ def run_jobs(
 
 
 def segment(
-    predictor: Predictor, job: Job, folder: ResultFolder, writer: BackgroundWriter, visualize: bool = False
+    predictor: Predictor,
+    job: Job,
+    folder: ResultFolder,
+    writer: BackgroundWriter,
+    sheets: ExpressionSheets | None = None,
 ) -> Iterator[int]:
     """Write the masks of one video window by window; yields the number of frames of each window."""
     video, captions = job.video, job.captions
-    for expression_id in job.masks.expression_ids:
-        folder.mask_path(video.name, expression_id, "0").parent.mkdir(parents=True, exist_ok=True)
-    sheets = Sheets(job) if visualize else None
+    _make_mask_folders(job, folder)
     seen: deque[Tensor] = deque()
     start = 0
     for predictions in predictor.track(_remember(read_ahead(video.windows(predictor.window)), seen), captions):
@@ -162,44 +169,53 @@ def segment(
             for name, mask in zip(names, prediction.masks.numpy(), strict=True):
                 writer.submit(write_mask, folder.mask_path(video.name, expression_id, name), mask)
         if sheets is not None:
-            sheets.add(start, frames.numpy(), predictions)
+            for t in range(len(frames)):
+                sheets.add(start + t, frames[t].numpy(), [(p.masks[t], p.boxes[t], p.scores[t]) for p in predictions])
         start += len(frames)
         yield len(frames)
     if sheets is not None:
-        writer.submit(sheets.write, folder.path / "visualize" / video.name)
+        writer.submit(sheets.write)
 
 
-class Sheets:
-    """One picture per expression of a video: mask, box and score over frames spread through it, under the caption.
+def segment_as_a_whole(
+    predictor: Predictor,
+    job: Job,
+    folder: ResultFolder,
+    writer: BackgroundWriter,
+    sheets: ExpressionSheets | None = None,
+    propagator: Propagator | None = None,
+) -> Iterator[int]:
+    """`segment` where no mask is certain before the last frame: with a propagator, or where "not there" is possible."""
+    source = VideoFrames(job.video, predictor.window)
+    answers = predictor.segment(source, job.captions, propagator=propagator).answers
+    _make_mask_folders(job, folder)
+    for expression_id, answer in zip(job.masks.expression_ids, answers, strict=True):
+        for t, name in enumerate(job.video.frame_names):
+            writer.submit(write_mask, folder.mask_path(job.video.name, expression_id, name), answer.mask(t))
+    if sheets is not None:
+        for t, frame in enumerate(source.frames()):
+            sheets.add(t, frame.image, [(a.mask(t), a.boxes[t], a.scores[t]) for a in answers])
+        writer.submit(sheets.write)
+    yield len(job.video)
+
+
+class VideoFrames(FrameSource):
+    """A video of a data set, as `Predictor.segment` takes it.
 
     Args:
-        job: the video.
+        video: it.
+        window: frames that are read together.
     """
 
-    def __init__(self, job: Job) -> None:
-        last = len(job.video) - 1
-        self._job = job
-        self._chosen = set(np.linspace(0, last, min(SHEET_FRAMES, last + 1)).round().astype(int).tolist())
-        self._images: list[list[RGB]] = [[] for _ in job.captions]
+    def __init__(self, video: Video, window: int) -> None:
+        self.name, self.num_frames = video.name, len(video)
+        self._video, self._window = video, window
 
-    def add(self, start: int, frames: RGB, predictions: Sequence[Prediction]) -> None:
-        """Draw those chosen among the `frames` (T, H, W, 3) that begin at index `start` of the video."""
-        for t in (t for t in range(len(frames)) if start + t in self._chosen):
-            height = min(max(frames.shape[1], 160), 360)
-            for i, prediction in enumerate(predictions):
-                label, box = f"{prediction.scores[t]:.2f}", prediction.boxes[t].tolist()
-                instance = Instance(prediction.masks[t].numpy(), palette(i), box, label)
-                self._images[i].append(draw_instances(frames[t], [instance], height))
-
-    def write(self, folder: Path) -> None:
-        """Write `<expression id>.jpg`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, (expression_id, caption) in enumerate(
-            zip(self._job.masks.expression_ids, self._job.captions, strict=True)
-        ):
-            images = self._images[i]
-            rows = [images[start : start + SHEET_COLUMNS] for start in range(0, len(images), SHEET_COLUMNS)]
-            write_image(folder / f"{expression_id}.jpg", with_caption(make_grid(rows), [(caption, palette(i))]))
+    def frames(self) -> Iterator[TimedFrame]:
+        """The frames in order."""
+        images = (image for frames in self._video.windows(self._window) for image in frames.numpy())
+        for t, image in enumerate(images):
+            yield TimedFrame(image, t / self.rate)
 
 
 def zip_results(folder: ResultFolder, masks: Sequence[VideoMasks], prefix: str = f"{FOLDER}/") -> None:
@@ -235,6 +251,16 @@ def list_jobs(dataset: VideoDataset) -> list[Job]:
     if not jobs:
         raise ValueError(f"{dataset.reader.meta_path}: lists no expressions, so there is nothing to segment")
     return jobs
+
+
+def _make_mask_folders(job: Job, folder: ResultFolder) -> None:
+    for expression_id in job.masks.expression_ids:
+        folder.mask_path(job.video.name, expression_id, "0").parent.mkdir(parents=True, exist_ok=True)
+
+
+def _sheets(job: Job, folder: ResultFolder) -> ExpressionSheets:
+    captions = dict(zip(job.masks.expression_ids, job.captions, strict=True))
+    return ExpressionSheets(captions, len(job.video), folder.path / "visualize" / job.video.name)
 
 
 def _remember(windows: Iterable[Tensor], seen: deque[Tensor]) -> Iterator[Tensor]:
@@ -321,6 +347,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--visualize", action="store_true", help="draw visualize/<video>/<expression id>.jpg of each video done"
     )
+    add_propagation_options(parser)
     args = parse_arguments(parser, argv)
     set_up_logging()
     with distributed(args.device, timeout_minutes=24 * 60) as process:
@@ -328,7 +355,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         predictor, identity = load_predictor(args, process.device)
         jobs = list_jobs(VideoDataset(args.data_root, args.split, reader=READERS[args.dataset]))
         folder, prefix = ResultFolder(args.output_dir), ZIP_PREFIXES[args.dataset]
-        options = {"overwrite": args.overwrite, "visualize": args.visualize, "prefix": prefix}
+        propagator = build_propagator(args.propagate, args.sam2_weights, process.device)
+        if propagator is not None:
+            identity |= {"propagate": args.propagate, "sam2_weights": args.sam2_weights}
+        options = {"overwrite": args.overwrite, "visualize": args.visualize, "prefix": prefix, "propagator": propagator}
         infer(predictor, jobs, folder, identity, process, **options)
 
 

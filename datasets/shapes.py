@@ -43,6 +43,8 @@ def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         layout.add_argument("--height", type=int, default=160)
         layout.add_argument("--width", type=int, default=240)
         layout.add_argument("--seed", type=int, default=0)
+        if name == "ytvos":
+            layout.add_argument("--num_absent", type=int, default=0, help="sentences a video without their object")
         layout.add_argument("--num_workers", type=int, default=2, help="processes; changes nothing in the files")
     return parser.parse_args(arguments)
 

@@ -22,9 +22,9 @@ PROGRAM = "datasets.shapes"
 _MARKER = "generated.json"  # tells a folder that this program wrote from any other
 
 
-def video_generator(seed: int, split: str, index: int) -> np.random.Generator:
-    """The source of all that is random in one video."""
-    return np.random.default_rng((seed, SPLITS.index(split), index))
+def video_generator(seed: int, split: str, index: int, purpose: int = 0) -> np.random.Generator:
+    """The source of all that is random in one video; another `purpose` has a source of its own."""
+    return np.random.default_rng((seed, SPLITS.index(split), index, *([purpose] if purpose else [])))
 
 
 def choose_counts(num_videos: int, num_valid_videos: int | None, seed: int, num_workers: int) -> dict[str, int]:

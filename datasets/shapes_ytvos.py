@@ -6,6 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from datasets.shapes_absent import write_absent_expressions
+from datasets.shapes_expressions import Expression
 from datasets.shapes_files import choose_counts, new_folder, video_generator, write_jpeg, write_json, write_videos
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_video import GeneratedVideo, generate_video
@@ -22,6 +24,7 @@ def write_ytvos(
     num_valid_videos: int | None = None,
     seed: int = 0,
     num_workers: int = 2,
+    num_absent: int = 0,
 ) -> None:
     """Writes a training and a validation set in the layout of Ref-YouTube-VOS.
 
@@ -34,14 +37,20 @@ def write_ytvos(
         num_valid_videos: in `valid`; a quarter of `num_videos`, at least 2, by default.
         seed: the same seed gives the same bytes.
         num_workers: processes.
+        num_absent: sentences a video, beside the others, whose object is not in it; their `obj_id` is "0".
 
     Raises:
         FileExistsError: if `root` holds something this program did not write.
         ValueError: if a count is not positive.
     """
     counts = choose_counts(num_videos, num_valid_videos, seed, num_workers)
-    with new_folder(root, {"layout": "ytvos", "seed": seed, "num_videos": counts, **vars(settings)}) as folder:
-        records = write_videos(partial(_write_video, folder, settings, seed), counts, num_workers)
+    if num_absent < 0:
+        raise ValueError(f"num_absent is {num_absent}; it must not be negative")
+    description = {"layout": "ytvos", "seed": seed, "num_videos": counts, **vars(settings)}
+    if num_absent:
+        description["num_absent"] = num_absent
+    with new_folder(root, description) as folder:
+        records = write_videos(partial(_write_video, folder, settings, seed, num_absent), counts, num_workers)
         for split, videos in records.items():
             write_json(folder / split / "meta.json", {"videos": {name: meta for name, meta, _ in videos}})
             expressions = {name: expressions for name, _, expressions in videos}
@@ -49,7 +58,7 @@ def write_ytvos(
 
 
 def _write_video(
-    folder: Path, settings: VideoSettings, seed: int, job: tuple[str, int]
+    folder: Path, settings: VideoSettings, seed: int, num_absent: int, job: tuple[str, int]
 ) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """Writes the images of one video; returns its name, its entry in meta.json and that in meta_expressions.json."""
     split, index = job
@@ -62,7 +71,9 @@ def _write_video(
     for frame_name, image, mask in zip(frame_names, video.frames, video.masks, strict=True):
         write_jpeg(images / f"{frame_name}.jpg", image)
         write_object_ids(annotations / f"{frame_name}.png", mask)
-    return name, _meta(video, frame_names), _expressions(video, frame_names)
+    rng = video_generator(seed, split, index, purpose=1)  # its own, so that the video stays what it is without them
+    absent = write_absent_expressions(rng, video.scene, num_absent)
+    return name, _meta(video, frame_names), _expressions([*video.expressions, *absent], frame_names)
 
 
 def _meta(video: GeneratedVideo, frame_names: list[str]) -> dict[str, Any]:
@@ -74,9 +85,9 @@ def _meta(video: GeneratedVideo, frame_names: list[str]) -> dict[str, Any]:
     return {"objects": objects}
 
 
-def _expressions(video: GeneratedVideo, frame_names: list[str]) -> dict[str, Any]:
-    expressions = {
+def _expressions(expressions: list[Expression], frame_names: list[str]) -> dict[str, Any]:
+    entries = {
         str(index): {"exp": expression.sentence, "obj_id": str(expression.object_id), "kind": expression.kind}
-        for index, expression in enumerate(video.expressions)
+        for index, expression in enumerate(expressions)
     }
-    return {"expressions": expressions, "frames": frame_names}
+    return {"expressions": entries, "frames": frame_names}

@@ -33,7 +33,8 @@ class Expression:
         frames: names of its frames, in order.
         expression_id: key of the sentence within the video.
         caption: the sentence in lower case, its spaces squeezed.
-        obj_id: pixel value of the object in the annotations, None where it is withheld.
+        obj_id: pixel value of the object in the annotations; 0 where the video has no such object, None where it is
+            withheld.
         kind: what singles the object out (`colour`, `motion` ...), None where the data set does not say.
         annotation_ids: of the objects where a sentence can mean several (MeViS), empty elsewhere.
     """
@@ -47,14 +48,23 @@ class Expression:
     annotation_ids: tuple[str, ...] = ()
 
     @property
-    def has_object(self) -> bool:
-        """Whether it is known what the sentence means."""
+    def is_known(self) -> bool:
+        """Whether it is known what the sentence means, if only that it means nothing in the video."""
         return self.obj_id is not None or bool(self.annotation_ids)
+
+    @property
+    def has_object(self) -> bool:
+        """Whether it is known to mean something in the video."""
+        return bool(self.obj_id or self.annotation_ids)
 
     @property
     def name(self) -> str:
         """`<video>/<expression id>`, for messages."""
         return f"{self.video}/{self.expression_id}"
+
+    def mask(self, ids: np.ndarray) -> np.ndarray:
+        """Object ids of any shape -> bool of that shape, where the object is."""
+        return select_object(ids, self.obj_id)
 
 
 class YTVOSReader:
@@ -167,7 +177,7 @@ class YTVOSReader:
         Raises as `read_masks` does.
         """
         ids = self.read_masks(expressions[0].video, frames)
-        return np.stack([ids == expression.obj_id for expression in expressions])
+        return np.stack([expression.mask(ids) for expression in expressions])
 
     def require_annotations(self) -> None:
         """Raise FileNotFoundError unless the split has masks."""
@@ -180,9 +190,9 @@ class YTVOSReader:
         """Category of the object an expression is about.
 
         Raises:
-            ValueError: there is no meta.json, or the object is withheld.
+            ValueError: there is no meta.json, or the object is withheld or not in the video.
         """
-        if expression.obj_id is None or not self.categories:
+        if not expression.obj_id or not self.categories:
             raise ValueError(
                 f"{self._categories_path} does not give the category of expression {expression.name}; "
                 "add the file, or train class-agnostic heads with model.num_classes 1"
@@ -250,8 +260,8 @@ class YTVOSReader:
         """The fields of `Expression` that say what a sentence means."""
         if value.get("obj_id") is None:
             return {}
-        obj_id = object_id(value["obj_id"], where)
-        if self.categories and obj_id not in self.categories.get(video, {}):
+        obj_id = object_id(value["obj_id"], where, or_no_object=True)
+        if obj_id and self.categories and obj_id not in self.categories.get(video, {}):
             raise ValueError(
                 f"{where} is about object {obj_id}, which {self._categories_path} does not have; "
                 "take both files from the same release"
@@ -263,9 +273,19 @@ def _videos_of(path: Path) -> dict[str, Any]:
     return member(read_json(path), "videos", dict, f"{path}:")
 
 
-def object_id(value: Any, where: str) -> int:
-    """The number of an object in a palette PNG; ValueError, which begins with `where`, if it is none."""
+def select_object(ids: np.ndarray, obj_id: int | None) -> np.ndarray:
+    """Where `ids` show an object; nowhere if there is none (0), since those pixels are the background."""
+    return (ids == obj_id) & bool(obj_id)
+
+
+def object_id(value: Any, where: str, *, or_no_object: bool = False) -> int:
+    """The number of an object in a palette PNG; ValueError, which begins with `where`, if it is none.
+
+    With `or_no_object`, 0 may say that there is no object.
+    """
     text = str(value)
+    if or_no_object and not isinstance(value, bool) and text == "0":
+        return 0
     if isinstance(value, bool) or not (text.isascii() and text.isdigit() and 1 <= int(text) <= 255):
         raise ValueError(f"{where} has the object id {value!r}; it must be a number from 1 to 255")
     return int(text)

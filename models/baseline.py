@@ -129,7 +129,13 @@ class Baseline(nn.Module):
         """As `ReferFormer.answer`; the one query there is."""
         logits = self.segment(visual, text)
         scores, boxes = describe_masks(logits, torch.tensor([size], device=logits.device))
-        return BestQuery(0, scores[0, :, None].sigmoid().cpu(), boxes[0], logits[0][:, None])
+        return BestQuery(
+            query=0,
+            scores=scores[0, :, None].sigmoid().cpu(),
+            boxes=boxes[0][:, None],
+            reference_points=boxes[0][:, None, :2],  # it has none; the middle of the mask
+            mask_logits=logits[0][:, None],
+        )
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """What a checkpoint carries beside the weights, so that it needs no other file."""

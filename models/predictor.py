@@ -5,7 +5,8 @@ T frames of a window, N queries, h x w the video's original size.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,12 @@ from models.baseline import Baseline
 from models.build import build_from_checkpoint
 from models.mask_head import STRIDE
 from models.referformer import ReferFormer
+from models.segmentation import Segmentation, segment
 from models.visual_features import VisualFeatures
 from util.boxes import box_cxcywh_to_xyxy
 from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.frames import normalise, resized_size
+from util.presence import Presence
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,8 @@ class Prediction:
         scores: (T,) reference probability of the chosen query in each frame.
         query: the chosen query.
         query_scores: (T, N) reference probability of every query.
+        query_boxes: (T, N, 4) xyxy in pixels of the original size, of every query.
+        reference_points: (T, N, 2) xy in pixels of the original size, that entered the last decoder layer.
         probabilities: (T, h, w) float32 of each pixel, where they were asked for.
     """
 
@@ -63,6 +68,8 @@ class Prediction:
     scores: Tensor
     query: int
     query_scores: Tensor
+    query_boxes: Tensor
+    reference_points: Tensor
     probabilities: Tensor | None = None
 
 
@@ -80,6 +87,8 @@ class Predictor:
         window: frames that pass the network together in `segment`.
         threshold: a pixel is in the mask where its probability is above this.
         precision: `float32` or `bfloat16`.
+        presence_threshold: `segment` finds nothing for a sentence whose score stays below this (`util/presence.py`).
+        frame_presence_threshold: nor in a frame whose score is below this.
         device: `cpu`, `cuda` or `auto`.
     """
 
@@ -92,6 +101,8 @@ class Predictor:
         window: int = 36,
         threshold: float = 0.5,
         precision: str = "float32",
+        presence_threshold: float = 0.0,
+        frame_presence_threshold: float = 0.0,
         device: torch.device | str = "auto",
     ):
         if device == "auto":
@@ -100,6 +111,7 @@ class Predictor:
         self.model = model.to(self.device).eval()
         self.short_side, self.max_long_side, self.window = short_side, max_long_side, window
         self.half = precision == "bfloat16"
+        self.presence = Presence(presence_threshold, frame_presence_threshold)
         # The sigmoid rises, so logits are compared, not probabilities.
         self.logit_threshold = torch.logit(torch.tensor(threshold, dtype=torch.float64)).item()
 
@@ -131,14 +143,7 @@ class Predictor:
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
         test = config.test
-        settings = {
-            "short_side": test.short_side,
-            "max_long_side": test.max_long_side,
-            "window": test.window,
-            "threshold": test.threshold,
-            "precision": test.precision,
-        }
-        return cls(model, device=device, **(settings | overrides))
+        return cls(model, device=device, **(dataclasses.asdict(test) | overrides))
 
     @torch.inference_mode()
     def encode(self, frames: Tensor | np.ndarray) -> VideoFeatures:
@@ -183,6 +188,20 @@ class Predictor:
             ]
             yield predictions
 
+    def segment(self, video: Any, sentences: str | Sequence[str], **options: Any) -> Segmentation:
+        """What the sentences mean in any video, of any length: masks, boxes and scores, in memory that stays the same.
+
+        Args:
+            video: path of a video file, a folder of frames or a picture; `camera:0`; a list, an array or an iterator of
+                (h, w, 3) uint8 RGB frames.
+            sentences: one or several; visual work is shared by all.
+            options: of `models.segmentation.segment`.
+
+        Raises:
+            FileNotFoundError, ValueError: the video cannot be read, or a sentence has no words.
+        """
+        return segment(self, video, [sentences] if isinstance(sentences, str) else sentences, **options)
+
     @torch.inference_mode()
     def _predict(
         self,
@@ -205,11 +224,19 @@ class Predictor:
         best = self.model.answer(features.visual, self.model.text_encoder([caption]), features.size, earlier)
         h, w = features.original_size
         boxes = box_cxcywh_to_xyxy(best.boxes.float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
+        points = best.reference_points.float().cpu() * torch.tensor([w, h])
         logits = resize_logits(best.mask_logits, features.size, (h, w))[:, 0]
-        masks, probabilities = (logits > self.logit_threshold).cpu(), None
-        if keep_probabilities:
-            probabilities = logits.sigmoid().cpu()
-        return Prediction(caption, masks, boxes, best.scores[:, best.query], best.query, best.scores, probabilities)
+        return Prediction(
+            caption,
+            masks=(logits > self.logit_threshold).cpu(),
+            boxes=boxes[:, best.query],
+            scores=best.scores[:, best.query],
+            query=best.query,
+            query_scores=best.scores,
+            query_boxes=boxes,
+            reference_points=points,
+            probabilities=logits.sigmoid().cpu() if keep_probabilities else None,
+        )
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)

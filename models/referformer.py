@@ -178,7 +178,7 @@ class ReferFormer(nn.Module):
             last.mask_reference(self.box_refine)[:, query : query + 1],
             torch.tensor([size], device=last.boxes.device).expand(len(scores), -1),
         )
-        return BestQuery(query, scores, last.boxes[:, query], logits)
+        return BestQuery(query, scores, last.boxes, last.references[..., :2], logits)
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """What a checkpoint carries beside the weights, so that it needs no other file."""

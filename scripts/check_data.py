@@ -111,7 +111,7 @@ def check_split(root: Path, split: str, release: Release, *, deep: bool = False)
     annotated = split in release.annotated
     if annotated and not reader.has_annotations:
         findings.add("missing", f"the masks of the split {split}")
-    if annotated and (withheld := [e.name for e in reader.expressions if not e.has_object]):
+    if annotated and (withheld := [e.name for e in reader.expressions if not e.is_known]):
         findings.add("expression that names no object", f"{withheld[0]} ({len(withheld)} of them)")
     for video in tqdm(reader.videos, desc=split, unit="video"):
         expressions = [e for e in reader.expressions if e.video == video] if deep else []
@@ -154,7 +154,7 @@ def _check_video(
     if deep and complete:
         try:
             reader.read_frames(video, reader.videos[video])
-            if reader.has_annotations and (named := [e for e in expressions if e.has_object]):
+            if reader.has_annotations and (named := [e for e in expressions if e.is_known]):
                 reader.read_objects(named, reader.videos[video])
         except (OSError, ValueError) as error:
             findings.add("damaged", error)

@@ -6,7 +6,8 @@
         --meta OUT/valid_u/meta_expressions.json
 
 Prints a table, writes a CSV with one line per expression, and ends with a line of JSON. An expression's J and F are
-means over all frames that the meta file lists, the overall ones means over expressions.
+means over all frames that the meta file lists, the overall ones means over expressions. Expressions whose object is not
+in the video (`obj_id` "0") are left out; with `--no_target`, it is also told for how many of them no mask was given.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.files import read_json
 from datasets.mevis import union_of
-from datasets.ytvos import object_id
+from datasets.ytvos import object_id, select_object
 from util.masks import read_mask, read_object_ids, write_bytes
 from util.metrics import Silhouette, compare_boundaries, compare_regions, summarize_scores
 from util.submission import Fault, SubmissionError, VideoMasks
@@ -49,7 +50,8 @@ class Target:
         video: name of the video.
         expression_id: key of the expression within the video.
         caption: the expression.
-        obj_id: pixel value of the object in the annotations; 0 where they are no pictures.
+        obj_id: pixel value of the object in the annotations, 0 where the video has no such object or annotations are
+            no pictures.
         kind: what singles the object out, where the meta file says so.
         frames: names of the frames.
         annotation_ids: of the objects whose union is meant, where annotations are a mask_dict.json.
@@ -63,14 +65,20 @@ class Target:
     frames: tuple[str, ...]
     annotation_ids: tuple[str, ...] = ()
 
+    @property
+    def has_object(self) -> bool:
+        """Whether there is something to be found."""
+        return bool(self.obj_id or self.annotation_ids)
+
 
 @dataclass(frozen=True)
 class Score:
-    """Means over the frames of one expression."""
+    """Means over the frames of one expression, and whether any of its masks has a pixel."""
 
     target: Target
     j: float
     f: float
+    found: bool
 
 
 def read_targets(meta: str | os.PathLike[str]) -> list[Target]:
@@ -101,7 +109,8 @@ def read_targets(meta: str | os.PathLike[str]) -> list[Target]:
                         f"{where} has no obj_id; a split whose objects are withheld can only be scored by the "
                         "benchmark's server"
                     )
-                number, kind = object_id(expression["obj_id"], where), None if kind is None else str(kind)
+                number = object_id(expression["obj_id"], where, or_no_object=True)
+                kind = None if kind is None else str(kind)
                 targets.append(Target(video, expression_id, expression["exp"], number, kind, frames))
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{meta}: not a meta_expressions.json ({type(error).__name__}: {error})") from error
@@ -120,7 +129,7 @@ def permute_captions(targets: Sequence[Target]) -> list[Target]:
     objects: dict[str, set[int]] = {}
     for target in targets:
         objects.setdefault(target.video, set()).add(target.obj_id)
-    following = {}
+    following: dict[tuple[str, int], int] = {}
     for video, ids in objects.items():
         ordered = sorted(ids)
         following |= {(video, obj_id): ordered[(i + 1) % len(ordered)] for i, obj_id in enumerate(ordered)}
@@ -175,6 +184,36 @@ def evaluate(
     return [scored[target] for target in targets]
 
 
+def summarize(scores: Sequence[Score]) -> dict[str, Any]:
+    """`util.metrics.summarize_scores` of them."""
+    return summarize_scores([(score.target.kind, score.j, score.f) for score in scores])
+
+
+def summarize_no_target(scores: Sequence[Score]) -> dict[str, Any]:
+    """`summarize` of the expressions with an object, and how well the two sorts are told apart.
+
+    `no_target_accuracy` is the share of expressions without an object for which all masks are empty, also per kind;
+    `target_accuracy` the share of the others for which one is not: always answering "not there" has 1 and 0.
+
+    Raises:
+        ValueError: every expression has an object, or none.
+    """
+    absent, rest = ([s for s in scores if s.target.has_object == has_object] for has_object in (False, True))
+    if not absent or not rest:
+        raise ValueError(
+            f"{len(absent)} of {len(scores)} expressions have no object (obj_id 0); --no_target needs both sorts "
+            "(python -m datasets.shapes ytvos --num_absent 4)"
+        )
+    kinds = sorted({s.target.kind for s in absent if s.target.kind})
+    by_kind = {kind: [not s.found for s in absent if s.target.kind == kind] for kind in kinds}
+    return summarize(rest) | {
+        "no_target_accuracy": float(np.mean([not s.found for s in absent])),
+        "target_accuracy": float(np.mean([s.found for s in rest])),
+        "num_no_target": len(absent),
+        "no_target_accuracy_per_kind": {kind: float(np.mean(empty)) for kind, empty in by_kind.items()},
+    }
+
+
 def format_table(summary: dict[str, Any]) -> str:
     """The summary for people, in percent."""
     rows = [("all", summary), *summary.get("per_kind", {}).items()]
@@ -183,6 +222,11 @@ def format_table(summary: dict[str, Any]) -> str:
     for name, row in rows:
         numbers = "".join(f"{100 * row[key]:7.1f}" for key in ("J&F", "J", "F"))
         lines.append(f"{name:{width}}{numbers}{row['num_expressions']:13}")
+    if "no_target_accuracy" in summary:
+        lines.append(
+            f"no mask for {100 * summary['no_target_accuracy']:.1f} % of {summary['num_no_target']} expressions "
+            f"without an object, a mask for {100 * summary['target_accuracy']:.1f} % of the others"
+        )
     return "\n".join(lines)
 
 
@@ -220,7 +264,9 @@ def _truths_of_frame(
     """What each target means in frame number `t`, and (h, w) of the frame; what several mean is prepared once."""
     if isinstance(annotations, Path):
         ids = read_object_ids(annotations / targets[0].video / f"{targets[0].frames[t]}.png")
-        of_object = {obj_id: Silhouette.of(ids == obj_id) for obj_id in {target.obj_id for target in targets}}
+        of_object = {
+            obj_id: Silhouette.of(select_object(ids, obj_id)) for obj_id in {target.obj_id for target in targets}
+        }
         return [of_object[target.obj_id] for target in targets], ids.shape
     size = next((tuple(rle["size"]) for frames in annotations.values() for rle in frames if rle is not None), None)
     if size is None:
@@ -238,6 +284,7 @@ def _score_video(
     targets, annotations = job
     video, frames = targets[0].video, targets[0].frames
     j, f = np.zeros((2, len(targets), len(frames)))
+    found = np.zeros(len(targets), dtype=bool)
     faults = []
     for t, frame in enumerate(frames):
         truths, size = _truths_of_frame(targets, annotations, t)
@@ -249,9 +296,12 @@ def _score_video(
             except (ValueError, OSError) as error:
                 faults.append(Fault(video, str(error)))
                 continue
+            found[i] |= result.any()
             silhouette, truth = Silhouette.of(result), truths[i]
             j[i, t], f[i, t] = compare_regions(silhouette, truth), compare_boundaries(silhouette, truth)
-    return [Score(target, j[i].mean().item(), f[i].mean().item()) for i, target in enumerate(targets)], faults
+    return [
+        Score(target, j[i].mean().item(), f[i].mean().item(), bool(found[i])) for i, target in enumerate(targets)
+    ], faults
 
 
 def _absent(results: Path, target: Target) -> list[Fault]:
@@ -295,19 +345,29 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "--permute_captions", action="store_true", help="control: compare each result with its video's next object"
     )
+    parser.add_argument(
+        "--no_target", action="store_true", help="also: how many expressions without an object got no mask"
+    )
     args = parser.parse_args(argv)
+    if args.no_target and args.permute_captions:
+        parser.error("--no_target and --permute_captions do not go together")
     if args.num_workers < 0:
         raise ValueError(f"--num_workers is {args.num_workers}; it must be 0 or more")
     targets = read_targets(args.meta)
     if args.permute_captions and any(target.annotation_ids for target in targets):
         raise ValueError(f"{args.meta}: expressions mean several objects; --permute_captions needs one object each")
+    if not args.no_target and (absent := [t for t in targets if not t.has_object]):
+        print(f"{len(absent)} expressions without an object are left out; --no_target judges them too")
+        targets = [t for t in targets if t.has_object]
+        if not targets:
+            raise ValueError(f"{args.meta}: no expression has an object")
     if args.permute_captions:
         targets = permute_captions(targets)
     missing = args.missing or ("video" if args.annotations.is_file() else "error")
     scores = evaluate(targets, args.results, args.annotations, missing, args.num_workers)
     path = args.csv or args.results.resolve().parent / ("jf_permuted.csv" if args.permute_captions else "jf.csv")
     write_csv(scores, path)
-    summary = summarize_scores([(score.target.kind, score.j, score.f) for score in scores])
+    summary = summarize_no_target(scores) if args.no_target else summarize(scores)
     print(format_table(summary))
     absent = {score.target.video for score in scores if not (args.results / score.target.video).is_dir()}
     if absent:

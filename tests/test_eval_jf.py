@@ -182,7 +182,7 @@ def test_missing_folders_are_named(tree: Path) -> None:
     [
         ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it"}}}}}, "no obj_id"),
         ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": "x"}}}}}, "from 1 to 255"),
-        ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": "0"}}}}}, "from 1 to 255"),
+        ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": "256"}}}}}, "from 1 to 255"),
         ({"videos": {"v": {"frames": [], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "no frames"),
         ({"videos": {"v": {"frames": ["0", "0"], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "a frame twice"),
         ({"videos": {"../v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "cannot name"),
@@ -235,3 +235,43 @@ def test_the_program_with_several_processes(tree: Path) -> None:
     run = subprocess.run(command, cwd=tree, capture_output=True, text=True)
     assert run.returncode == 1
     assert run.stderr.startswith("error: ") and "one/0/00000.png: missing" in run.stderr
+
+
+@pytest.fixture
+def tree_with_absent(tree: Path) -> Path:
+    """Video `one` has two more sentences, without an object: `8` got no mask, `9` one pixel in one frame."""
+    meta = json.loads((tree / "meta.json").read_text())
+    for expression_id, kind in (("8", "absent_similar"), ("9", "absent_strange")):
+        entry = {"exp": "the purple ring", "obj_id": "0", "kind": kind}
+        meta["videos"]["one"]["expressions"][expression_id] = entry
+        result(tree, "one", expression_id).parent.mkdir(parents=True)
+        for t, frame in enumerate(FRAMES):
+            mask = np.zeros(SIZE, dtype=bool)
+            mask[0, 0] = expression_id == "9" and t == 1
+            write_mask(result(tree, "one", expression_id, frame), mask)
+    (tree / "meta.json").write_text(json.dumps(meta))
+    return tree
+
+
+def test_expressions_without_an_object_are_judged_by_emptiness(tree_with_absent: Path) -> None:
+    empty = np.zeros(SIZE, dtype=bool)
+    for frame in FRAMES[:2]:
+        write_mask(result(tree_with_absent, "two", "7", frame), empty)  # an object that is there, not found
+    summary = eval_jf.main(arguments(tree_with_absent, "--no_target"))
+    assert summary["no_target_accuracy"] == 0.5
+    assert summary["target_accuracy"] == 0.8
+    assert summary["num_no_target"] == 2
+    assert summary["no_target_accuracy_per_kind"] == {"absent_similar": 1, "absent_strange": 0}
+    assert summary["num_expressions"] == 5
+    assert summary["J"] == pytest.approx(0.8)
+    assert "absent_similar" not in summary["per_kind"]
+
+
+def test_without_the_option_they_are_left_out(tree_with_absent: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert eval_jf.main(arguments(tree_with_absent))["num_expressions"] == 5
+    assert "2 expressions without an object are left out" in capsys.readouterr().out
+
+
+def test_both_sorts_are_needed(tree: Path) -> None:
+    with pytest.raises(ValueError, match="needs both sorts"):
+        eval_jf.main(arguments(tree, "--no_target"))

@@ -22,9 +22,10 @@ from util.checkpoint_io import save_checkpoint
 from util.config import Config, ModelConfig, TestConfig
 from util.distributed import ProcessInfo
 from util.masks import read_mask, write_mask
+from util.presence import Presence
+from util.read_ahead import read_ahead
 from util.results import BackgroundWriter, ResultFolder
 from util.submission import SubmissionError, VideoMasks, check_zip
-from util.workers import read_ahead
 
 REPOSITORY = Path(inference_ytvos.__file__).parent
 ALONE = ProcessInfo(0, 1, torch.device("cpu"))
@@ -35,6 +36,7 @@ class FakePredictor:
 
     def __init__(self, window: int = 4) -> None:
         self.window = window
+        self.presence = Presence()
         self.asked: list[tuple[list[str], int]] = []
 
     def track(self, windows: Iterable[torch.Tensor], captions: list[str]) -> Iterator[list[Prediction]]:
@@ -47,7 +49,7 @@ class FakePredictor:
         masks = frames[..., 0] > 20 + len(caption)
         scores = torch.full((len(frames),), 0.5)
         boxes = torch.tensor([4.0, 4.0, 20.0, 20.0]).expand(len(frames), 4)
-        return Prediction(caption, masks, boxes, scores, 0, scores[:, None])
+        return Prediction(caption, masks, boxes, scores, 0, scores[:, None], boxes[:, None], boxes[:, None, :2])
 
 
 @pytest.fixture

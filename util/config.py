@@ -299,6 +299,9 @@ class TestConfig:
         window: frames that pass the network together; memory grows with it and not with the video's length.
         threshold: a pixel belongs to the mask where its probability is above this.
         precision: `bfloat16` halves the traffic; masks overlap the float32 ones almost entirely.
+        presence_threshold: a sentence whose score stays below this means nothing in the video: its masks are empty.
+            0 always finds something, as published; `scripts/calibrate_presence.py` finds a value.
+        frame_presence_threshold: the same for single frames.
     """
 
     __test__ = False  # not a test case, whatever pytest reads into the name
@@ -308,10 +311,12 @@ class TestConfig:
     window: int = 36
     threshold: float = 0.5
     precision: Precision = "float32"
+    presence_threshold: float = 0.0
+    frame_presence_threshold: float = 0.0
 
     def __post_init__(self) -> None:
         _positive(self, "short_side", "window")
-        _within(self, 0, 1, "threshold")
+        _within(self, 0, 1, "threshold", "presence_threshold", "frame_presence_threshold")
         if self.max_long_side is not None and self.max_long_side < self.short_side:
             raise ValueError(f"test.max_long_side is {self.max_long_side}, below short_side {self.short_side}")
 

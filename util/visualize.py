@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from util.fonts import font_for
 from util.masks import write_bytes
 
 RGB = NDArray[np.uint8]
@@ -85,7 +86,7 @@ def draw_instances(frame: RGB, instances: Sequence[Instance], height: int | None
 
 def with_caption(image: RGB, lines: Sequence[tuple[str, Colour]]) -> RGB:
     """The image under a strip of text, each line in its colour and wrapped to the image's width."""
-    font = ImageFont.load_default(FONT_SIZE)
+    font = font_for("".join(text for text, _ in lines), FONT_SIZE)
     columns = max(int(image.shape[1] / (0.55 * FONT_SIZE)), 8)
     wrapped = [(part, colour) for text, colour in lines for part in textwrap.wrap(text, columns) or [""]]
     strip = Image.new("RGB", (image.shape[1], (FONT_SIZE + 4) * len(wrapped) + 4), (BACKGROUND,) * 3)

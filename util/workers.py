@@ -1,12 +1,9 @@
-"""Work beside the main thread: jobs in several processes, the next item of an iterator while this one is used.
-
-Free of torch, so that the processes start quickly.
-"""
+"""Jobs in several processes. Free of torch, so that they start quickly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TypeVar
 
 import cv2
@@ -33,13 +30,3 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], num_wo
                 yield future.result()
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def read_ahead(items: Iterable[Result]) -> Iterator[Result]:
-    """The same items, the next one being made in a thread while this one is used."""
-    iterator, end = iter(items), object()
-    with ThreadPoolExecutor(1, thread_name_prefix="reader") as pool:
-        coming = pool.submit(next, iterator, end)
-        while (item := coming.result()) is not end:
-            coming = pool.submit(next, iterator, end)
-            yield item
