@@ -28,9 +28,10 @@ from datasets.files import member, read_json
 from datasets.frame_clips import FrameWindows
 from frame_evaluation import predict_frames
 from inference_ytvos import add_test_arguments, add_text_encoder_argument, merged_settings, parse_arguments
+from models.build import read_config
 from models.frame_predictor import FramePredictor
 from models.predictor import Predictor
-from util.checkpoint_io import load_checkpoint
+from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.config import Config, DataConfig, TestConfig
 from util.distributed import ProcessInfo, distributed, is_main_process
 from util.frame_metrics import FrameResult, score_frames
@@ -46,7 +47,9 @@ LONG_SIDE = 640  # of the published evaluation, where the checkpoint does not sa
 def run_model(args: Namespace, process: ProcessInfo) -> tuple[FrameWindows, list[FrameResult]]:
     """Every sample's result, by the checkpoint of the arguments."""
     settings = TestConfig(**evaluation_settings(args.checkpoint, vars(args.test) if "test" in args else {}))
-    model = Predictor.from_checkpoint(args.checkpoint, device=process.device, text_encoder=args.text_encoder).model
+    model = Predictor.from_checkpoint(
+        args.checkpoint, device=process.device, text_encoder=args.text_encoder, in_all_processes=True
+    ).model
     windows = build_windows(args, settings, args.num_frames or trained_frames(args.checkpoint))
     predictor = FramePredictor(model, threshold=settings.threshold, precision=settings.precision, device=process.device)
     return windows, predict_frames(predictor, windows, args.num_workers)
@@ -70,8 +73,10 @@ def build_windows(args: Namespace, settings: TestConfig, num_frames: int) -> Fra
 
 def trained_frames(checkpoint: Path) -> int:
     """Frames T of the clips that a checkpoint was trained on; the default where it does not say."""
-    data = load_checkpoint(checkpoint).get("config", {}).get("data", {})
-    return int(data.get("num_frames", DataConfig().num_frames))
+    try:
+        return read_config(load_checkpoint(checkpoint)).data.num_frames
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint}: {error}") from error
 
 
 def read_predictions(path: Path, windows: FrameWindows, allow_missing: bool) -> list[FrameResult]:

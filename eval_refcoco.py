@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         pairs = find_splits(args.data_root, args.sets, args.splits)
         settings = evaluation_settings(args.checkpoint, vars(args.test) if "test" in args else {})
         predictor = Predictor.from_checkpoint(
-            args.checkpoint, device=process.device, text_encoder=args.text_encoder, **settings
+            args.checkpoint, device=process.device, text_encoder=args.text_encoder, in_all_processes=True, **settings
         )
         scores = {}
         for name, split in pairs:

@@ -336,7 +336,9 @@ def load_predictor(args: Namespace, device: torch.device) -> tuple[Predictor, di
     Raises as `merged_settings` does.
     """
     settings = dataclasses.asdict(merged_settings(args.checkpoint, vars(args.test) if "test" in args else {}))
-    predictor = Predictor.from_checkpoint(args.checkpoint, device=device, text_encoder=args.text_encoder, **settings)
+    predictor = Predictor.from_checkpoint(
+        args.checkpoint, device=device, text_encoder=args.text_encoder, in_all_processes=True, **settings
+    )
     identity = {"checkpoint_sha256": file_digest(args.checkpoint), "split": args.split}
     return predictor, identity | {f"test.{name}": value for name, value in settings.items()}
 

@@ -19,7 +19,7 @@ from models.pixel_decoder import PixelDecoder
 from models.published import describe_published
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder, build_encoder
-from util.config import Config, LossConfig, ModelConfig
+from util.config import Config, DataConfig, LossConfig, ModelConfig
 from util.distributed import broadcast_object, get_world_size, is_main_process
 
 
@@ -169,25 +169,32 @@ def read_config(checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base
             raise ValueError(f"its configuration is damaged ({error})") from error
     if any(key.startswith("class_heads.") for key in checkpoint["model"]):
         raise ValueError("it carries no configuration, and its weights are not named as published ones are")
-    settings = describe_published(checkpoint["model"], checkpoint.get("args"))
-    return Config(model=ModelConfig(**settings, text_encoder=text_encoder))
+    args = checkpoint.get("args")
+    model = ModelConfig(**describe_published(checkpoint["model"], args), text_encoder=text_encoder)
+    # The clips that it was trained on: with one annotated frame in each, they are what it is evaluated on.
+    return Config(model=model, data=DataConfig(num_frames=getattr(args, "num_frames", DataConfig().num_frames)))
 
 
 def build_from_checkpoint(
-    checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base"
+    checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base", *, in_all_processes: bool = False
 ) -> tuple[ReferFormer | Baseline, Config]:
     """The model of a checkpoint, ours or a published one, with its weights, on the CPU, and its configuration.
 
     Args:
         checkpoint: from `util.checkpoint_io.load_checkpoint`.
         text_encoder: hub name or folder that a published checkpoint's tokenizer is read from.
+        in_all_processes: all processes of the run call this together; only the main one then reads the tokenizer.
 
     Raises:
         ValueError: the checkpoint is damaged, or of another project.
         FileNotFoundError: the tokenizer is neither here nor to be downloaded.
     """
     config = read_config(checkpoint, text_encoder)
-    model = build_model(config.model, (checkpoint.get("extras") or {}).get("text"), weights_follow=True)
+    text_assets = (checkpoint.get("extras") or {}).get("text")
+    if text_assets is None and in_all_processes:
+        model = build_in_main_process_first(config.model, weights_follow=True)
+    else:
+        model = build_model(config.model, text_assets, weights_follow=True)
     load_model_state(model, checkpoint["model"])
     return model, config
 

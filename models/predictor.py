@@ -122,6 +122,7 @@ class Predictor:
         *,
         device: torch.device | str = "auto",
         text_encoder: str = "roberta-base",
+        in_all_processes: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """A predictor from a checkpoint, ours or a published one.
@@ -131,6 +132,7 @@ class Predictor:
                 told from its weights.
             device: `cpu`, `cuda` or `auto`.
             text_encoder: hub name or folder of a published checkpoint's tokenizer.
+            in_all_processes: all processes of the run call this together; only the main one then reads the tokenizer.
             overrides: arguments of the constructor in place of the configuration's `test` section.
 
         Raises:
@@ -139,7 +141,7 @@ class Predictor:
         """
         state = load_checkpoint(path)
         try:
-            model, config = build_from_checkpoint(state, text_encoder)
+            model, config = build_from_checkpoint(state, text_encoder, in_all_processes=in_all_processes)
         except ValueError as error:
             raise CheckpointError(f"{path}: {error}") from error
         test = config.test

@@ -166,7 +166,8 @@ def evaluate(
         raise FileNotFoundError(f"{annotations}: no such folder or mask_dict.json")
     scored: dict[Target, Score] = {}
     if missing == "video":
-        scored = {t: Score(t, 0.0, 0.0, found=False) for t in targets if not os.path.isdir(os.path.join(results, t.video))}
+        without = [target for target in targets if not os.path.isdir(os.path.join(results, target.video))]
+        scored = {target: Score(target, 0.0, 0.0, found=False) for target in without}
     present = [target for target in targets if target not in scored]
     if missing not in ("zero", "empty"):  # found at once, not after minutes of scoring
         _raise_faults(results, [fault for target in present for fault in _absent(Path(results), target)])
