@@ -88,6 +88,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
   const BackwardData data{
       levels_at_once,
       sparse,
+      sparse && grad_value.nbytes() >= kLarge,
       locations_as_value(value, locations),
       grad_output_.const_data_ptr(),
       value_.const_data_ptr(),

@@ -14,7 +14,7 @@
 
 namespace ms_deform_attn {
 
-constexpr size_t kLarge = size_t{1} << 22;
+constexpr size_t kLarge = size_t{1} << 22;  // bytes
 
 // An uninitialised tensor all of which is going to be written: large ones ask for pages of 2 MB.
 inline at::Tensor empty_for_writing(at::IntArrayRef shape, const at::TensorOptions& options) {
