@@ -105,7 +105,6 @@ struct HeadTask {
   }
   const T* value() const { return static_cast<const T*>(data.value) + value_offset(); }
   T* grad_value() const { return static_cast<T*>(data.grad_value) + value_offset(); }
-  T* grad_item() const { return static_cast<T*>(data.grad_value) + item * sizes.positions * pitch(); }
   int64_t row(int64_t query) const { return (item * sizes.queries + query) * sizes.heads + head; }
   int64_t points_of_query() const { return (last_level - first_level) * sizes.points; }
   int64_t point_offset(int64_t query) const { return row(query) * sizes.samples() + first_level * sizes.points; }
@@ -172,12 +171,10 @@ MSDA_TARGET void backward(const Sizes& sizes, const BackwardData& data, int64_t 
   Points<AccumulateOf<T>> points(queries_at_once<T>(count) * count);
   if (data.sparse) {
     TouchedPixels<T> touched(pixels, std::min(pixels, kCorners * sizes.queries * count), sizes.channels);
-    FreshPages fresh;
     for (int64_t index = begin; index < end; ++index) {
       const HeadTask<T> task(sizes, data, index);
       backward_task(task, touched, points);
-      if (data.fresh) fresh.look_at(task.grad_item(), sizes.positions * task.pitch() * sizeof(T));
-      touched.store_gradients(task.grad_value(), task.pitch(), data.fresh ? &fresh : nullptr);
+      touched.store_gradients(task.grad_value(), task.pitch());
     }
   } else {
     WholeMaps<T> maps(pixels, sizes.channels);

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "cpu_points.h"
-#include "fresh_pages.h"
 
 namespace ms_deform_attn {
 namespace MSDA_INSTRUCTIONS {
@@ -119,12 +118,8 @@ class TouchedPixels {
       }
     }
   }
-  // Forgets the pixels. `pages` are those of the tensor, if nobody has touched it.
-  MSDA_FUNCTION void store_gradients(T* to, int64_t pitch, FreshPages* pages) {
-    if (pages != nullptr) {
-      for (int64_t pixel : touched_) pages->want(to + pixel * pitch, slots_.stride() / 2 * sizeof(T));
-      pages->ask();
-    }
+  // Forgets the pixels.
+  MSDA_FUNCTION void store_gradients(T* to, int64_t pitch) {
     int64_t slot = 0;
     for (int64_t pixel : touched_) {
       slots_.store_gradient(++slot, to + pixel * pitch);

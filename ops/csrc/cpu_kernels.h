@@ -22,7 +22,6 @@ struct ForwardData {
 struct BackwardData {
   int64_t levels_at_once;  // levels of a task; divides their number
   bool sparse;             // grad_value is zero, and few of its numbers will change; else it holds nothing yet
-  bool fresh;              // nobody has touched the memory of grad_value yet
   bool locations_as_value;
   const void *grad_output, *value, *locations, *weights;
   void *grad_value, *grad_locations, *grad_weights;
