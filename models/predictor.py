@@ -5,6 +5,7 @@ T frames of a window, N queries, h x w the video's original size.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from models.build import build_from_checkpoint
+from models.build import load_model
 from models.mask_head import STRIDE
 from models.referformer import ReferFormer, VisualFeatures
 from util.boxes import box_cxcywh_to_xyxy
-from util.checkpoint_io import CheckpointError, load_checkpoint
+from util.config import TestConfig
 from util.frames import normalise, resized_size
 
 
@@ -123,20 +124,8 @@ class Predictor:
             FileNotFoundError: no such file, or no tokenizer.
             CheckpointError: the file is not a checkpoint, or not one of this architecture.
         """
-        state = load_checkpoint(path)
-        try:
-            model, config = build_from_checkpoint(state, text_encoder)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        test = config.test
-        settings = {
-            "short_side": test.short_side,
-            "max_long_side": test.max_long_side,
-            "window": test.window,
-            "threshold": test.threshold,
-            "precision": test.precision,
-        }
-        return cls(model, device=device, **(settings | overrides))
+        model, config = load_model(path, text_encoder)
+        return build_predictor(model, dataclasses.replace(config.test, **overrides), device)
 
     @torch.inference_mode()
     def encode(self, frames: Tensor | np.ndarray) -> VideoFeatures:
@@ -247,3 +236,16 @@ def resize_logits(logits: Tensor, size: tuple[int, int], original_size: tuple[in
     padded = F.pad(logits, (0, 1, 0, 1), mode="replicate")
     resized = F.interpolate(padded, scale_factor=scale, mode="bilinear", align_corners=False)
     return resized[..., : original_size[0], : original_size[1]]
+
+
+def build_predictor(model: ReferFormer, settings: TestConfig, device: torch.device | str = "auto") -> Predictor:
+    """What runs a model on videos with the settings of `test`."""
+    return Predictor(
+        model,
+        short_side=settings.short_side,
+        max_long_side=settings.max_long_side,
+        window=settings.window,
+        threshold=settings.threshold,
+        precision=settings.precision,
+        device=device,
+    )
