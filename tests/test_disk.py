@@ -11,15 +11,15 @@ from util.disk import writing
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_says_how_full(code: int, tmp_path: Path) -> None:
     target = tmp_path / "not" / "there" / "file"
-    with pytest.raises(OSError, match=rf"cannot write {target}: .* \(\d+ MB free\); free some space") as raised:
-        with writing(target):
-            raise OSError(code, "some words", str(target))
+    words = rf"cannot write {target}: .* \(\d+ MB free\); free some space"
+    with pytest.raises(OSError, match=words) as raised, writing(target):
+        raise OSError(code, "some words", str(target))
     assert raised.value.errno == code
 
 
 def test_other_causes_and_kinds_stay(tmp_path: Path) -> None:
-    with pytest.raises(PermissionError, match=r"cannot write .*/a: Permission denied; ask for it$"):
-        with writing(tmp_path / "a", "ask for it"):
-            raise PermissionError(errno.EACCES, "Permission denied")
+    words = r"cannot write .*/a: Permission denied; ask for it$"
+    with pytest.raises(PermissionError, match=words), writing(tmp_path / "a", "ask for it"):
+        raise PermissionError(errno.EACCES, "Permission denied")
     with pytest.raises(KeyError), writing(tmp_path):
         raise KeyError("no error of the system")

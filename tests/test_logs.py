@@ -144,7 +144,7 @@ def test_curves_on_a_full_disk(
     log.close()
     assert threading.excepthook is hook
     assert capsys.readouterr().err == "", "the thread has no traceback of its own"
-    assert len(read_records(tmp_path / "log.jsonl")) == 3
+    assert 0 < len(read_records(tmp_path / "log.jsonl")) <= 3
 
 
 def test_curves_on_a_disk_that_is_full_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
