@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import sys
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,9 +22,11 @@ from datasets.refcoco import RefCOCOReader
 from datasets.refcoco_release import MAIN_SETS, REF_SETS, converted_path
 from eval_a2d import evaluation_settings
 from image_evaluation import evaluate_images
-from inference_ytvos import add_test_arguments, add_text_encoder_argument, parse_arguments
-from models.predictor import Predictor
+from inference_ytvos import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
+from models.build import load_model
+from models.predictor import build_predictor
 from util.distributed import distributed, is_main_process
+from util.failures import told_in_one_line
 from util.logs import set_up_logging
 from util.masks import write_bytes
 
@@ -100,10 +101,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     with distributed(args.device, timeout_minutes=24 * 60) as process:
         set_up_logging(main_process=is_main_process())
         pairs = find_splits(args.data_root, args.sets, args.splits)
-        settings = evaluation_settings(args.checkpoint, vars(args.test) if "test" in args else {})
-        predictor = Predictor.from_checkpoint(
-            args.checkpoint, device=process.device, text_encoder=args.text_encoder, in_all_processes=True, **settings
-        )
+        model, config = load_model(args.checkpoint, args.text_encoder, in_all_processes=True)
+        predictor = build_predictor(model, evaluation_settings(config.test, given_settings(args)), process.device)
         scores = {}
         for name, split in pairs:
             scores[f"{name} {split}"] = evaluate_images(predictor, RefCOCOReader(args.data_root, split, [name]))
@@ -118,7 +117,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import math
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,29 +22,18 @@ from image_evaluation import evaluate_images
 from models.build import build_criterion, build_in_main_process_first, build_model, differing_settings
 from models.checkpoint import load_model_state
 from models.frame_predictor import FramePredictor
-from models.predictor import Predictor
+from models.predictor import build_predictor
+from resuming import carry_over_log, check_same_model, describe_order, is_in, path_to_resume, restore_run, set_aside
 from util.checkpoint_io import NEWEST, CheckpointError, find_newest, keep_copy, load_checkpoint, save_checkpoint
 from util.config import Config
+from util.disk import writing
 from util.distributed import ProcessInfo, barrier, broadcast_object, gather_objects, is_main_process
-from util.logs import LOG, RunLog
-from util.optim import build_optimizer, build_schedule, restore_optimizer
-from util.random_state import get_random_state, preserved_random_state, seed_everything, set_random_state
+from util.logs import RunLog
+from util.masks import write_bytes
+from util.optim import build_optimizer, build_schedule
+from util.random_state import get_random_state, preserved_random_state, seed_everything
 
 logger = logging.getLogger(__name__)
-
-# Settings of the model that a resumed run may change: they change neither its weights nor what the weights mean.
-FREE_TO_CHANGE = frozenset(
-    {
-        "activation_checkpointing",
-        "backbone_weights",
-        "drop_path",
-        "dropout",
-        "freeze_text_encoder",
-        "max_tokens",
-        "text_encoder",
-        "text_encoder_pretrained",
-    }
-)
 
 
 @dataclass
@@ -157,7 +144,7 @@ class Fitting:
             "sampler": {
                 "batches_done": run.batches_done,
                 "batches_per_epoch": run.sampler.batches_per_epoch,
-                "order": _describe_order(self.config, run, self.process.world_size),
+                "order": describe_order(self.config, run, self.process.world_size),
             },
             "progress": {"means": means, "seconds": run.seconds, "record": record},
             "extras": network.checkpoint_extras(),
@@ -189,12 +176,12 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
         check_annotated(videos)
     elif isinstance(videos, FrameWindows):
         _ = videos.reader.truths  # a missing file is better known before training than after an epoch
-    resumed_from = _path_to_resume(config)
+    resumed_from = path_to_resume(config)
     path, checkpoint = resumed_from or train.init_checkpoint, None
     if path is not None:
         checkpoint = load_checkpoint(path, resumable=resumed_from is not None)
     if resumed_from is not None:
-        _check_same_model(config, checkpoint, resumed_from)
+        check_same_model(config, checkpoint, resumed_from)
     seed_everything(train.seed)  # the same starting weights in every process
     drop_class_heads = train.drop_class_heads and resumed_from is None
     network = build_network(config, checkpoint, path, drop_class_heads=drop_class_heads).to(process.device)
@@ -202,16 +189,17 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     seed_everything(train.seed + process.rank)
     record = None
     if resumed_from is not None:
-        record = _restore_run(config, run, checkpoint, resumed_from, process)
-    if is_main_process() and not _is_in(resumed_from, folder):
+        record = restore_run(config, run, checkpoint, resumed_from, process)
+    if is_main_process() and not is_in(resumed_from, folder):
         set_aside(folder)
         if resumed_from is not None:
-            _carry_over_log(resumed_from.parent, folder)
+            carry_over_log(resumed_from.parent, folder)
     del checkpoint  # as large as the network and its optimizer
     logger.info("training %s, epoch %d, step %d", f"from {path}" if path else "from the start", run.epoch, run.step)
     if is_main_process():
         run.log = RunLog(folder, run.step + 1, run.epoch)
-        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+        with writing(folder / "config.json"):
+            write_bytes(folder / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
     try:
         return Fitting(config, process, network, run, videos).fit_epochs(record)
     finally:
@@ -253,26 +241,12 @@ def evaluate_network(
 ) -> dict[str, Any]:
     """The scores of a network on what `datasets.build.build_eval_data` gave. All processes have to call this."""
     if isinstance(data, VideoDataset):
-        return evaluate(build_predictor(config, network, process), data)
+        return evaluate(build_predictor(network, config.test, process.device), data)
     if isinstance(data, RefCOCOReader):
-        return evaluate_images(build_predictor(config, network, process), data)
+        return evaluate_images(build_predictor(network, config.test, process.device), data)
     test = config.test
     predictor = FramePredictor(network, threshold=test.threshold, precision=test.precision, device=process.device)
     return evaluate_frames(predictor, data, config.data.num_workers)
-
-
-def build_predictor(config: Config, network: nn.Module, process: ProcessInfo) -> Predictor:
-    """What runs `network` on videos, with the settings of `test`."""
-    test = config.test
-    return Predictor(
-        network,
-        short_side=test.short_side,
-        max_long_side=test.max_long_side,
-        window=test.window,
-        threshold=test.threshold,
-        precision=test.precision,
-        device=process.device,
-    )
 
 
 def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> TrainingRun:
@@ -296,119 +270,3 @@ def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> Train
         clip_grad_norm=optim.clip_grad_norm,
         log_every_steps=config.train.log_every_steps,
     )
-
-
-def _describe_order(config: Config, run: TrainingRun, world_size: int) -> dict[str, int]:
-    """What the clips of each optimizer step of an epoch depend on, under the names that messages use."""
-    return {
-        "train.seed": config.train.seed,
-        "optim.batch_size": config.optim.batch_size,
-        "number of processes": world_size,
-        "optim.accumulate_steps": config.optim.accumulate_steps,
-        "number of clips": run.sampler.num_samples,
-    }
-
-
-def _check_same_order(sampler: dict[str, Any], run: TrainingRun, now: dict[str, int], path: Path) -> None:
-    """Refuse to go on in the middle of an epoch whose clips come in another order.
-
-    Processes may be traded for clips a process: only their product, the global batch, makes the order.
-
-    Args:
-        sampler: of the checkpoint; older ones only know how many batches an epoch has.
-        run: that resumes.
-        now: its `_describe_order`.
-        path: of the checkpoint.
-    """
-    before = sampler.get("order", {})
-    changed = [name for name in before.keys() & now.keys() if before[name] != now[name]]
-    batch = ("optim.batch_size", "number of processes")
-    if all(name in before for name in batch) and math.prod(before[n] for n in batch) == math.prod(
-        now[n] for n in batch
-    ):
-        changed = [name for name in changed if name not in batch]
-    listed = ", ".join(f"{name} was {before[name]} and is {now[name]} now" for name in sorted(changed))
-    if not listed and sampler["batches_per_epoch"] != run.sampler.batches_per_epoch:
-        listed = f"it had {sampler['batches_per_epoch']} batches and has {run.sampler.batches_per_epoch} now"
-    if listed:
-        raise CheckpointError(
-            f"{path} was saved in the middle of an epoch, whose clips would come in another order: {listed}; resume "
-            "with the same data, train.seed, optim.batch_size, optim.accumulate_steps and number of processes, or from "
-            "a checkpoint of a whole epoch"
-        )
-
-
-def _restore_run(
-    config: Config, run: TrainingRun, checkpoint: dict[str, Any], path: Path, process: ProcessInfo
-) -> dict[str, Any] | None:
-    """Take up optimizer, position, means and random state; settings stay those of `run`.
-
-    Returns:
-        the record that was to be written when the checkpoint was saved, or None.
-    """
-    try:
-        restore_optimizer(run.optimizer, checkpoint["optimizer"])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if checkpoint["scheduler"] != (schedule := dataclasses.asdict(run.schedule)):
-        logger.info("the schedule is now %s; the checkpoint's was %s", schedule, checkpoint["scheduler"])
-    run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
-    run.batches_done = checkpoint["sampler"]["batches_done"]
-    if run.batches_done:
-        _check_same_order(checkpoint["sampler"], run, _describe_order(config, run, process.world_size), path)
-    progress, states = checkpoint["progress"], checkpoint["rng"]
-    run.seconds = progress["seconds"]
-    run.means.load_state_dict(progress["means"], run.device)
-    if len(states) != process.world_size and is_main_process():
-        logger.warning(
-            "the checkpoint is of %d processes, this run has %d: it goes on well, but not as the old run would have",
-            len(states),
-            process.world_size,
-        )
-    if process.rank < len(states):
-        set_random_state(states[process.rank], process.device)
-    return progress["record"]
-
-
-def _path_to_resume(config: Config) -> Path | None:
-    if config.train.resume == "auto":
-        return find_newest(config.train.output_dir)
-    return Path(config.train.resume) if config.train.resume else None
-
-
-def _check_same_model(config: Config, checkpoint: dict[str, Any], path: Path) -> None:
-    """Refuse settings that would make the resumed weights mean something else, even where they would load."""
-    before, now = checkpoint["config"]["model"], dataclasses.asdict(config.model)
-    names = (before.keys() & now.keys()) - FREE_TO_CHANGE
-    if changed := sorted(name for name in names if before[name] != now[name]):
-        listed = ", ".join(f"model.{name} ({before[name]} then, {now[name]} now)" for name in changed)
-        raise CheckpointError(
-            f"{path} is of a run with another model: {listed}; resume with its settings, or start a new run from its "
-            "weights with train.init_checkpoint"
-        )
-
-
-def _is_in(path: Path | None, folder: Path) -> bool:
-    """Whether a file lies in `folder` itself, also where one of them is a link."""
-    return path is not None and folder.resolve() in (path.parent.resolve(), path.resolve().parent)
-
-
-def _carry_over_log(source: Path, folder: Path) -> None:
-    """The records of the run in `source`, for a run in `folder` that goes on from there."""
-    if (source / LOG).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source / LOG, folder / LOG)
-
-
-def set_aside(folder: Path) -> None:
-    """Move the checkpoints and curves of an older run in `folder` to `previous_<n>/` in it."""
-    if find_newest(folder) is None:
-        return
-    number = 1
-    while (aside := folder / f"previous_{number}").exists():
-        number += 1
-    aside.mkdir()
-    for old in [*folder.glob("checkpoint*.pth"), *folder.glob("*.json*"), folder / "tensorboard"]:
-        if old.exists():
-            old.rename(aside / old.name)
-    logger.warning("%s holds an older run, now in %s; to go on with that one use train.resume", folder, aside)

@@ -32,12 +32,13 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from datasets.mevis import MeViSReader
 from datasets.videos import Video, VideoDataset
 from datasets.ytvos import YTVOSReader
-from models.predictor import Predictor
+from models.build import load_model
+from models.predictor import Predictor, build_predictor
 from models.propagators import add_propagation_options, build_propagator
-from util.checkpoint_io import load_checkpoint
-from util.config import Config, TestConfig
+from util.config import TestConfig
 from util.distributed import ProcessInfo, barrier, distributed, is_main_process
 from util.expression_sheets import ExpressionSheets
+from util.failures import let_main_process_speak, told_in_one_line
 from util.logs import set_up_logging
 from util.masks import write_mask
 from util.propagation import Propagator
@@ -308,18 +309,9 @@ def add_test_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(name, type=types[param.arg_name], default=argparse.SUPPRESS, help=help_text)
 
 
-def merged_settings(checkpoint: Path, overrides: dict[str, Any]) -> TestConfig:
-    """The checkpoint's test settings with those of the command line in their place.
-
-    Raises:
-        FileNotFoundError, ValueError: the checkpoint is missing or unusable, or the settings do not go together.
-    """
-    config = load_checkpoint(checkpoint).get("config", {})
-    try:
-        settings = Config.from_dict({"test": config.get("test", {})}).test
-    except ValueError as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
-    return dataclasses.replace(settings, **overrides)
+def given_settings(args: Namespace) -> dict[str, Any]:
+    """What `--test.*` put in the place of the checkpoint's settings."""
+    return vars(args.test) if "test" in args else {}
 
 
 def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
@@ -327,20 +319,21 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
     try:
         return parser.parse_args(argv)
     except ArgumentError as error:
+        let_main_process_speak()
         parser.exit(2, f"error: {' '.join(str(error).split())}\n")
 
 
 def load_predictor(args: Namespace, device: torch.device) -> tuple[Predictor, dict[str, Any]]:
     """The predictor that the arguments describe, and what tells its results from others.
 
-    Raises as `merged_settings` does.
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing or unusable, or the settings do not go together.
     """
-    settings = dataclasses.asdict(merged_settings(args.checkpoint, vars(args.test) if "test" in args else {}))
-    predictor = Predictor.from_checkpoint(
-        args.checkpoint, device=device, text_encoder=args.text_encoder, in_all_processes=True, **settings
-    )
+    model, config = load_model(args.checkpoint, args.text_encoder, in_all_processes=True)
+    settings = dataclasses.replace(config.test, **given_settings(args))
     identity = {"checkpoint_sha256": file_digest(args.checkpoint), "split": args.split}
-    return predictor, identity | {f"test.{name}": value for name, value in settings.items()}
+    identity |= {f"test.{name}": value for name, value in dataclasses.asdict(settings).items()}
+    return build_predictor(model, settings, device), identity
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -365,7 +358,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

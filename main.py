@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -25,6 +24,7 @@ from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.cli import parse, parse_given
 from util.config import Config
 from util.distributed import ProcessInfo, distributed, is_main_process
+from util.failures import told_in_one_line
 from util.logs import set_up_logging
 
 logger = logging.getLogger(__name__)
@@ -91,9 +91,10 @@ def evaluate_checkpoint(
     return evaluate_network(config, network.to(process.device), process, build_eval_data(config))
 
 
+def _tell(problem: Exception) -> None:
+    logger.error("%s", problem, exc_info=True)  # the console shows the line, train.log the traceback too
+
+
 if __name__ == "__main__":
-    try:
+    with told_in_one_line(_tell):
         main()
-    except (ValueError, OSError, FloatingPointError) as problem:
-        logger.error("%s", problem, exc_info=True)  # the console shows the line, train.log the traceback too
-        sys.exit(1)

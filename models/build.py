@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -19,6 +20,7 @@ from models.pixel_decoder import PixelDecoder
 from models.published import describe_published
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder, build_encoder
+from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.config import Config, DataConfig, LossConfig, ModelConfig
 from util.distributed import broadcast_object, get_world_size, is_main_process
 
@@ -197,6 +199,22 @@ def build_from_checkpoint(
         model = build_model(config.model, text_assets, weights_follow=True)
     load_model_state(model, checkpoint["model"])
     return model, config
+
+
+def load_model(
+    path: str | Path, text_encoder: str = "roberta-base", *, in_all_processes: bool = False
+) -> tuple[ReferFormer | Baseline, Config]:
+    """`build_from_checkpoint` of a file.
+
+    Raises:
+        FileNotFoundError: no such file, or no tokenizer.
+        CheckpointError: the file is not a checkpoint, damaged, or not one of this architecture; the message names it.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        return build_from_checkpoint(checkpoint, text_encoder, in_all_processes=in_all_processes)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def differing_settings(config: ModelConfig, checkpoint: Mapping[str, Any]) -> list[str]:

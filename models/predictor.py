@@ -18,13 +18,13 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
 from models.baseline import Baseline
-from models.build import build_from_checkpoint
+from models.build import load_model
 from models.mask_head import STRIDE
 from models.referformer import ReferFormer
 from models.segmentation import Segmentation, segment
 from models.visual_features import VisualFeatures
 from util.boxes import box_cxcywh_to_xyxy
-from util.checkpoint_io import CheckpointError, load_checkpoint
+from util.config import TestConfig
 from util.frames import normalise, resized_size
 from util.presence import Presence
 
@@ -139,13 +139,8 @@ class Predictor:
             FileNotFoundError: no such file, or no tokenizer.
             CheckpointError: the file is not a checkpoint, or not one of this architecture.
         """
-        state = load_checkpoint(path)
-        try:
-            model, config = build_from_checkpoint(state, text_encoder, in_all_processes=in_all_processes)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        test = config.test
-        return cls(model, device=device, **(dataclasses.asdict(test) | overrides))
+        model, config = load_model(path, text_encoder, in_all_processes=in_all_processes)
+        return build_predictor(model, dataclasses.replace(config.test, **overrides), device)
 
     @torch.inference_mode()
     def encode(self, frames: Tensor | np.ndarray) -> VideoFeatures:
@@ -265,3 +260,10 @@ def resize_logits(logits: Tensor, size: tuple[int, int], original_size: tuple[in
     padded = F.pad(logits, (0, 1, 0, 1), mode="replicate")
     resized = F.interpolate(padded, scale_factor=scale, mode="bilinear", align_corners=False)
     return resized[..., : original_size[0], : original_size[1]]
+
+
+def build_predictor(
+    model: ReferFormer | Baseline, settings: TestConfig, device: torch.device | str = "auto"
+) -> Predictor:
+    """What runs a model on videos with the settings of `test`."""
+    return Predictor(model, device=device, **dataclasses.asdict(settings))

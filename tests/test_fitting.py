@@ -15,6 +15,7 @@ from torch import Tensor
 
 import engine
 import fitting
+import resuming
 from util.checkpoint_io import CheckpointError, load_checkpoint, save_checkpoint
 from util.cli import parse
 from util.config import Config
@@ -274,6 +275,36 @@ def test_weights_of_another_network_are_listed(tiny_options: list[str], whole: C
     assert all(word in str(raised.value) for word in ("query_embed.weight", "stranger", str(path)))
 
 
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda state: state["rng"][0].pop("numpy"), "`rng` is damaged (KeyError('numpy'))"),
+        (lambda state: state["rng"][0].update(torch=torch.zeros(3)), "`rng` is damaged"),
+        (lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)), "is (7,), the parameter ("),
+        (lambda state: state["optimizer"]["state"].update({0: 5}), "`optimizer` is damaged"),
+        (lambda state: state["optimizer"]["param_groups"][0].pop("param_names"), "`optimizer` is damaged"),
+        (lambda state: state["progress"]["means"].update(means={"loss": "high"}), "`progress` is damaged"),
+        (lambda state: state["model"]["query_embed.weight"].fill_(torch.nan), "not finite numbers: query_embed.weight"),
+        (
+            lambda state: state["model"].update({"query_embed.weight": torch.zeros(2, 2)}),
+            "query_embed.weight is (2, 2)",
+        ),
+        (lambda state: state.pop("sampler"), "has no sampler"),
+    ],
+)
+def test_damaged_contents_are_refused_before_anything_changes(
+    damage: Callable[[dict[str, Any]], Any], words: str, tiny_options: list[str], whole: Config, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "damaged.pth", _checkpoint(whole)
+    damage(state)
+    save_checkpoint(path, state)
+    with pytest.raises(CheckpointError) as raised:
+        _fit(_config(tiny_options, "--train.resume", str(path)))
+    message = str(raised.value)
+    assert message.startswith(str(path)) and words in message and "\n" not in message, message
+    assert not (tmp_path / "run").exists()
+
+
 def test_finetuning_starts_from_weights_alone(tiny_options: list[str], whole: Config, tmp_path: Path) -> None:
     start = Path(whole.train.output_dir) / "checkpoint.pth"
     options = ["--train.init_checkpoint", str(start), "--model.num_classes", "65", "--optim.lr", "1e-12"]
@@ -295,13 +326,13 @@ def test_a_new_run_in_an_old_folder_loses_nothing(tmp_path: Path, caplog: pytest
         for name in ("checkpoint.pth", "checkpoint_0001.pth", "log.jsonl"):
             (tmp_path / name).write_text(f"{name} of run {number}")
         with caplog.at_level("WARNING"):
-            fitting.set_aside(tmp_path)
+            resuming.set_aside(tmp_path)
         assert not list(tmp_path.glob("*.*"))
     for number in range(3):
         for name in ("checkpoint.pth", "checkpoint_0001.pth", "log.jsonl"):
             assert (tmp_path / f"previous_{number + 1}" / name).read_text() == f"{name} of run {number}"
     assert "train.resume" in caplog.text
-    fitting.set_aside(tmp_path)
+    resuming.set_aside(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3, "nothing to set aside"
 
 
@@ -375,6 +406,21 @@ def test_a_full_disk_keeps_the_last_checkpoint(config: Config, monkeypatch: pyte
         _fit(config)
     assert _checkpoint(config)["step"] == 2
     assert not list(Path(config.train.output_dir).glob(".*partial"))
+
+
+@pytest.mark.parametrize("file", ["log.jsonl", "config.json"])
+def test_a_full_disk_at_the_start(file: str, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.write_bytes
+
+    def write(self: Path, data: bytes) -> int:
+        if file in self.name:
+            raise OSError(28, "No space left on device")
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match=rf"cannot write .*{file}: No space left on device \(\d+ MB free\); free"):
+        _fit(config)
+    assert not (Path(config.train.output_dir) / file).exists()
 
 
 def test_evaluation_needs_annotations_before_training_starts(

@@ -15,14 +15,13 @@ import pytest
 import torch
 from transformers import RobertaConfig
 
-from eval_a2d import trained_frames
 from fitting import build_network
 from inference_ytvos import build_parser as infer_parser
 from inference_ytvos import load_predictor
 from inference_ytvos import main as infer
 from main import main
 from models import text_encoder as text_encoders
-from models.build import build_from_checkpoint, build_model, read_config
+from models.build import build_from_checkpoint, build_model, load_model, read_config
 from models.checkpoint import to_published
 from models.predictor import Predictor
 from models.published import describe_published, published_args, recognise_backbone
@@ -184,11 +183,12 @@ def test_only_the_main_process_of_an_inference_reads_the_tokenizer(tmp_path: Pat
 def test_the_frames_of_a_training_clip_are_told(tmp_path: Path) -> None:
     """Where one frame of a clip is annotated, the clip that is evaluated has as many: A2D from scratch has 6."""
     path = write_published(tmp_path / "published.pth", small_published_model(), {"num_frames": 6})
-    assert trained_frames(path) == 6
+    assert load_model(path, TEXT_ENCODER)[1].data.num_frames == 6
     checkpoint = load_checkpoint(path)
     del checkpoint["args"]
     save_checkpoint(tmp_path / "bare.pth", checkpoint)
-    assert trained_frames(tmp_path / "bare.pth") == Config().data.num_frames
+    bare = load_model(tmp_path / "bare.pth", TEXT_ENCODER)[1]
+    assert bare.data.num_frames == Config().data.num_frames
 
 
 def test_a_tokenizer_of_another_encoder_is_an_error(tmp_path: Path) -> None:

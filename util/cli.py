@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from util.config import Config
+from util.failures import let_main_process_speak
 
 USAGE = "%(prog)s [--config FILE ...] [--SECTION.FIELD VALUE ...]"
 
@@ -104,5 +105,6 @@ def _with_source(parser: ArgumentParser, argv: Sequence[str] | None, files: Sequ
 
 
 def _fail(parser: ArgumentParser, message: str) -> NoReturn:
+    let_main_process_speak()
     parser.print_usage(sys.stderr)
     parser.exit(2, f"error: {' '.join(message.split())}\n")
