@@ -92,7 +92,8 @@ def restore_run(
     run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
     run.batches_done = checkpoint["sampler"]["batches_done"]
     if run.batches_done:
-        check_same_order(checkpoint["sampler"], run, describe_order(config, run, process.world_size), path)
+        with _reading(path, "sampler"):
+            check_same_order(checkpoint["sampler"], run, describe_order(config, run, process.world_size), path)
     progress, states = checkpoint["progress"], checkpoint["rng"]
     with _reading(path, "progress"):
         run.seconds = progress["seconds"]
@@ -114,6 +115,8 @@ def _reading(path: Path, part: str) -> Iterator[None]:
     """Whatever a part of a checkpoint turns out to be, the message names the file and the part."""
     try:
         yield
+    except CheckpointError:
+        raise
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     except (KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:

@@ -290,6 +290,7 @@ def test_weights_of_another_network_are_listed(tiny_options: list[str], whole: C
             "query_embed.weight is (2, 2)",
         ),
         (lambda state: state.pop("sampler"), "has no sampler"),
+        (lambda state: state["sampler"].update(batches_done=1, order=[1]), "`sampler` is damaged"),
     ],
 )
 def test_damaged_contents_are_refused_before_anything_changes(

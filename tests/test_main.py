@@ -128,6 +128,21 @@ def test_mistakes_are_one_line(tiny_options: list[str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data.root", "nowhere"], "nowhere: no such folder"),
+        (["--optim.lr", "-1"], "error: optim.lr is -1.0"),
+    ],
+)
+def test_mistakes_are_told_once_by_two_processes(arguments: list[str], words: str, tiny_options: list[str]) -> None:
+    process = _start([*tiny_options, *QUICK, *arguments], processes=2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert output.count(words) == 1 and output.count("Traceback") <= 1, f"but for the launcher's own: {output}"
+
+
+@pytest.mark.slow
 def test_killed_in_the_middle_and_resumed(tiny_options: list[str], tmp_path: Path) -> None:
     options = [*tiny_options, "--optim.batch_size", "1", "--optim.accumulate_steps", "2"]
     options += ["--train.save_every_steps", "1", "--train.eval_every_epochs", "0"]
