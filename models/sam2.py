@@ -51,7 +51,9 @@ class Sam2Propagator:
         self, frames: Iterator[NDArray[np.uint8]], masks: Iterator[NDArray[np.bool_]]
     ) -> Iterator[NDArray[np.bool_]]:
         """See `util.propagation.Propagator`. Of `masks`, only the first is looked at."""
-        session = Sam2VideoInferenceSession(inference_device=self.device, inference_state_device=self.device)
+        session = Sam2VideoInferenceSession(
+            inference_device=self.device, inference_state_device=self.device, dtype=self.model.dtype
+        )
         index = session.obj_id_to_idx(1)
         session.add_mask_inputs(index, 0, self._prompt(next(masks)))
         session.obj_with_new_inputs = [1]

@@ -20,3 +20,8 @@ fi
     --optim.text_encoder_lr 1.5e-4 --loss.class_weight 2 "$@"
 "$python" main.py "${configs[@]}" --train.resume auto "$@"
 "$python" scripts/export_weights.py runs/quickstart_pretrain/checkpoint.pth configs/quickstart_weights.pth
+# Below which scores there is no such object, found on other videos.
+if [[ ! -e data/shapes_absent/generated.json ]]; then
+    "$python" -m datasets.shapes ytvos data/shapes_absent --num_videos 50 --num_valid_videos 30 --num_absent 4 --seed 7
+fi
+"$python" scripts/calibrate_presence.py --checkpoint configs/quickstart_weights.pth --data_root data/shapes_absent --write
