@@ -108,6 +108,8 @@ def test_weights_of_something_else_are_an_error() -> None:
         ({"position_in_content": 0.5}, "position_in_content"),
         ({"temporal_shift": 0.1}, "temporal_shift"),
         ({"num_classes": 7}, "num_classes is 7"),
+        ({"architecture": "baseline"}, "architecture is baseline"),
+        ({"fpn_fusion": False}, "fpn_fusion is False; the published code has only True"),
     ],
 )
 def test_what_the_published_code_lacks_is_an_error(changes: dict[str, Any], message: str) -> None:
