@@ -108,6 +108,19 @@ def run(args: argparse.Namespace) -> Path:
     return folder
 
 
+def serve_page(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    from demo_page import PageSettings, serve  # gradio takes seconds to import
+    from page_jobs import Limits
+
+    predictors = [build_predictor(args) for _ in range(args.max_jobs)]
+    sam2 = (
+        build_propagator(args.propagate, args.sam2_weights, predictors[0].device) if args.propagate == "sam2" else None
+    )
+    limits = Limits(max_megabytes=args.max_megabytes, max_seconds=args.max_seconds)
+    serve(predictors, PageSettings(host=args.host, port=args.port, limits=limits, propagator=sam2))
+
+
 def _folder_name(name: str) -> str:
     try:
         return check_name(name, "video")
@@ -138,9 +151,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_arguments(parser, args)
     set_up_logging()
     if args.serve:
-        from demo_page import serve  # gradio takes seconds to import
-
-        serve(args)
+        serve_page(args)
     else:
         run(args)
 

@@ -88,12 +88,14 @@ class MSDeformAttn(nn.Module):
         if padding_mask is not None:
             value = value.masked_fill(padding_mask[..., None], 0)
         value = value.unflatten(-1, (self.num_heads, -1))
-        locations = self._locations(query, reference_points, spatial_shapes)
-        weights = self._weights(query)
+        locations = self.sampling_locations(query, reference_points, spatial_shapes)
+        weights = self.sampling_weights(query)
         attended = ms_deform_attn(value, spatial_shapes, locations, weights, backend=self.backend)
         return linear(attended, self.output_proj.weight, self.output_proj.bias)
 
-    def _locations(self, query: Tensor, references: Tensor, spatial_shapes: Sequence[tuple[int, int]]) -> Tensor:
+    def sampling_locations(
+        self, query: Tensor, references: Tensor, spatial_shapes: Sequence[tuple[int, int]]
+    ) -> Tensor:
         """(N, Lq, heads, levels, points, 2) sampling locations, float32 or wider.
 
         With bfloat16's eight bits a location on a map 80 wide would be a third of a pixel off.
@@ -112,7 +114,7 @@ class MSDeformAttn(nn.Module):
             return references[..., :2] + offsets * (references[..., 2:] * (0.5 / self.num_points))
         raise ValueError(f"reference_points hold {references.shape[-1]} numbers each; expected 2 (x, y) or 4 (cxcywh)")
 
-    def _weights(self, query: Tensor) -> Tensor:
+    def sampling_weights(self, query: Tensor) -> Tensor:
         """(N, Lq, heads, levels, points) attention weights that sum to 1 over levels and points, float32 or wider."""
         logits = linear(query, self.attention_weights.weight, self.attention_weights.bias).unflatten(
             -1, (self.num_heads, self.num_levels * self.num_points)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from datasets.shapes import main as write_shapes
 from util.cli import parse
 
 ROOT = Path(__file__).parents[1]
@@ -67,9 +66,11 @@ def test_programs_have_the_options_that_are_used(
 
 def test_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    data = tmp_path / "runs/quickstart/data"
-    write_shapes(["ytvos", str(data), "--num_videos", "1", "--num_valid_videos", "2", "--num_workers", "1"])
     monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
     exec(compile("\n".join(block for language, block in BLOCKS if language == "python"), "README.md", "exec"), {})
-    assert capsys.readouterr().out.count("torch.Size([12, 160, 240])") == 2
+    out = capsys.readouterr().out
+    assert out.count("(36, 160, 240)") == 2
+    assert 'found: "the red square at the bottom"' in out
+    assert 'not there: "the green ring"' in out
+    written = tmp_path / "runs/demo/from_python"
+    assert {path.name for path in written.iterdir()} == {"overlay.mp4", "masks", "results.json", "sheet.jpg"}

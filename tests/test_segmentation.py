@@ -165,3 +165,35 @@ def test_a_limit_reads_no_further(predictor: Predictor) -> None:
             yield FRAMES[t % 10]
 
     assert len(predictor.segment(endless(), SENTENCES[0], max_frames=6)) == 6
+
+
+def test_a_camera_runs_until_it_is_interrupted(predictor: Predictor, tmp_path: Path, monkeypatch) -> None:
+    class FakeCapture:
+        released = False
+
+        def __init__(self, index: int) -> None:
+            self.count = 0
+
+        def isOpened(self) -> bool:
+            return True
+
+        def read(self):
+            self.count += 1
+            return True, FRAMES[self.count % 10][..., ::-1].copy()
+
+        def release(self) -> None:
+            FakeCapture.released = True
+
+    monkeypatch.setattr("util.video_reader.cv2.VideoCapture", FakeCapture)
+    done = []
+
+    def stop(count: int) -> None:
+        done.append(count)
+        if len(done) == 2:
+            raise KeyboardInterrupt
+
+    result = predictor.segment("camera:0", SENTENCES[0], progress=stop)
+    assert FakeCapture.released
+    assert len(result) == len(result.answers[0].raw_masks) == 8
+    files = result.save(tmp_path / "out")
+    assert len(list(files.masks[0].iterdir())) == 8

@@ -175,6 +175,19 @@ def test_names_are_never_protocols(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         open_video("http://127.0.0.1:9/a.mp4")
 
 
+@pytest.mark.parametrize("name", ["a.m3u8", "a.mp4", "a.txt"])
+def test_a_playlist_does_not_reach_other_files(tmp_path: Path, name: str) -> None:
+    write_with(tmp_path / "other.ts", FRAMES, "mpeg2video", "yuv420p")
+    lists = {
+        "hls": "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.ts\n#EXT-X-ENDLIST\n",
+        "concat": "ffconcat version 1.0\nfile other.ts\n",
+    }
+    for text in lists.values():
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match="not a readable video"):
+            read(tmp_path / name)
+
+
 def test_a_limit_ends_early_and_a_record_can_be_read_again() -> None:
     assert len(list(Limited(open_video(FRAMES), 2).frames())) == 2
     record = Recorded(open_video(iter(FRAMES)))

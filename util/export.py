@@ -117,9 +117,10 @@ def as_json(segmentation: Segmentation, mask_folders: Sequence[str] | None = Non
     }
 
 
-def instance(answer: Answer, t: int) -> Instance:
+def instance(answer: Answer, t: int, *, with_mask: bool = True, with_box: bool = True) -> Instance:
     """An answer in one frame, to draw."""
-    return Instance(answer.mask(t), answer.colour, answer.boxes[t].tolist(), f"{answer.scores[t]:.2f}")
+    mask = answer.mask(t) if with_mask else np.zeros(answer.raw_masks.size, dtype=bool)
+    return Instance(mask, answer.colour, answer.boxes[t].tolist() if with_box else None, f"{answer.scores[t]:.2f}")
 
 
 def legend_lines(answers: Sequence[Answer]) -> list[tuple[str, Colour]]:

@@ -28,6 +28,11 @@ RGB = NDArray[np.uint8]
 VideoLike = "str | os.PathLike[str] | Sequence[RGB] | RGB | Iterable[RGB] | FrameSource"
 
 PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"}
+# Demuxers of single files. Playlists (HLS, DASH, concat) name other files and addresses, which no upload may reach.
+FORMATS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,gif,apng,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,flv,asf,ogg,mxf,nut,"
+    "dv,rm,yuv4mpegpipe,mjpeg,wav,aac,mp3,flac"
+)
 DEFAULT_RATE = 10.0  # frames per second of what has no clock: folders, pictures, arrays
 _PROBE_BYTES = 4 << 20  # of each end of a file, searched for the marks of encryption
 _UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
@@ -119,7 +124,8 @@ class VideoFile(FrameSource):
 
     def _open(self) -> av.container.InputContainer:
         try:
-            return av.open(str(self.path.resolve()), mode="r")  # a whole path cannot pass for a protocol of FFmpeg
+            # A whole path cannot pass for a protocol of FFmpeg.
+            return av.open(str(self.path.resolve()), mode="r", options={"format_whitelist": FORMATS})
         except (av.error.FFmpegError, ValueError) as error:
             reason = getattr(error, "strerror", None) or str(error)
             raise ValueError(
@@ -282,6 +288,10 @@ class Recorded(FrameSource):
             self._times.append(frame.time)
             yield frame
         self._whole, self.num_frames = True, len(self._times)
+
+    def frame(self, index: int) -> TimedFrame:
+        """Any frame that has been read. Raises IndexError for others."""
+        return TimedFrame(decode_picture(self._spool[index]), self._times[index])
 
 
 def open_video(video: Any) -> FrameSource:

@@ -84,6 +84,43 @@ def draw_instances(frame: RGB, instances: Sequence[Instance], height: int | None
     return image
 
 
+def draw_queries(
+    image: RGB,
+    *,
+    boxes: NDArray[np.floating] | None = None,
+    points: NDArray[np.floating] | None = None,
+    scores: NDArray[np.floating],
+    chosen: int,
+    colour: Colour,
+) -> RGB:
+    """Boxes and reference points of all queries (the paper's figure 3): the chosen one thick, the others thin and pale.
+
+    Args:
+        image: (H, W, 3) uint8.
+        boxes: (N, 4) xyxy in pixels of the image; None draws none.
+        points: (N, 2) xy in pixels of the image; None draws none.
+        scores: (N,) written at the boxes.
+        chosen: the query that answers.
+        colour: of the answer.
+
+    Returns:
+        A new image.
+    """
+    image = image.copy()
+    pale = tuple(int(0.5 * value + 110) for value in colour)
+    order = [*(i for i in range(len(scores)) if i != chosen), chosen]  # the chosen one on top
+    for i in order if boxes is not None else ():
+        left, top, right, bottom = (round(float(edge)) for edge in boxes[i])
+        shade, line = (colour, 3) if i == chosen else (pale, 1)
+        cv2.rectangle(image, (left, top), (right - 1, bottom - 1), shade, line)
+        image = _with_label(image, f"{i}: {scores[i]:.2f}", (max(left + 2, 2), max(top + 1, 2)), shade)
+    for i in order if points is not None else ():
+        x, y = (round(float(value)) for value in points[i])
+        cv2.drawMarker(image, (x, y), (0, 0, 0), cv2.MARKER_CROSS, 17, 5)
+        cv2.drawMarker(image, (x, y), colour if i == chosen else pale, cv2.MARKER_CROSS, 15, 3 if i == chosen else 1)
+    return image
+
+
 def with_caption(image: RGB, lines: Sequence[tuple[str, Colour]]) -> RGB:
     """The image under a strip of text, each line in its colour and wrapped to the image's width."""
     font = font_for("".join(text for text, _ in lines), FONT_SIZE)
