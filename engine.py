@@ -22,7 +22,7 @@ from models.predictor import Predictor
 from util.batch import Batch
 from util.distributed import all_reduce_mean, gather_objects, get_rank, get_world_size, is_main_process
 from util.logs import Progress, RunLog, RunningMeans, Stopwatch, peak_memory_mb
-from util.metrics import boundary_accuracy, region_similarity
+from util.metrics import boundary_accuracy, region_similarity, summarize_scores
 from util.optim import Schedule, clip_gradients, learning_rates
 
 logger = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ class PositionedSampler(Protocol):
     """Whatever orders the batches of an epoch and can go on from any of them."""
 
     batches_per_epoch: int
+    num_samples: int
 
     def set_position(self, epoch: int, batches_done: int = 0) -> None:
         """Yield what is left of `epoch` after its first `batches_done` batches next."""
@@ -255,7 +256,7 @@ def _explain(run: TrainingRun, batches: Sequence[Batch], parts: Sequence[dict[st
 
 def check_annotated(videos: VideoDataset) -> None:
     """Raises a ValueError when `videos` cannot be scored, which is better known before training than after an epoch."""
-    withheld = [e.name for video in videos for e in video.expressions if e.obj_id is None]
+    withheld = [e.name for video in videos for e in video.expressions if not e.is_known]
     if not videos.has_masks or withheld:
         what = f"no object for expression {withheld[0]}" if videos.has_masks else "no annotations"
         raise ValueError(
@@ -286,9 +287,7 @@ def evaluate(predictor: Predictor, videos: VideoDataset) -> dict[str, Any]:
             scores += _score_video(predictor, video)
             progress.advance()
     scores = [score for part in gather_objects(scores) for score in part]
-    result = _mean_scores(scores)
-    if kinds := sorted({kind for kind, _, _ in scores if kind}):
-        result["per_kind"] = {kind: _mean_scores([s for s in scores if s[0] == kind]) for kind in kinds}
+    result = summarize_scores(scores)
     logger.info("evaluation: J&F {J&F:.4f}, J {J:.4f}, F {F:.4f}, {num_expressions} expressions".format(**result))
     return result
 
@@ -300,15 +299,8 @@ def _score_video(predictor: Predictor, video: Video) -> list[tuple[str | None, f
     for predictions in predictor.track(video.windows(predictor.window), [e.caption for e in video.expressions]):
         masks = [prediction.masks.numpy() for prediction in predictions]
         for i in range(len(masks[0])):
-            ids = video.masks(frame)
-            for expression, (mask, total) in zip(video.expressions, zip(masks, totals, strict=True), strict=True):
-                truth = expression.mask(ids)
+            for truth, mask, total in zip(video.truths(frame), masks, totals, strict=True):
                 total += region_similarity(mask[i], truth), boundary_accuracy(mask[i], truth)
             frame += 1
     means = totals / max(frame, 1)
     return [(e.kind, j, f) for e, (j, f) in zip(video.expressions, means.tolist(), strict=True)]
-
-
-def _mean_scores(scores: Sequence[tuple[str | None, float, float]]) -> dict[str, Any]:
-    j, f = (sum(score[i] for score in scores) / max(len(scores), 1) for i in (1, 2))
-    return {"J": j, "F": f, "J&F": (j + f) / 2, "num_expressions": len(scores)}

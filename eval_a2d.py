@@ -15,9 +15,8 @@ import argparse
 import dataclasses
 import json
 import logging
-import sys
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +26,12 @@ from datasets.build import build_eval_windows
 from datasets.files import member, read_json
 from datasets.frame_clips import FrameWindows
 from frame_evaluation import predict_frames
-from inference_ytvos import add_test_arguments, add_text_encoder_argument, merged_settings, parse_arguments
+from inference_ytvos import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
+from models.build import load_model
 from models.frame_predictor import FramePredictor
-from models.predictor import Predictor
-from util.checkpoint_io import load_checkpoint
 from util.config import Config, DataConfig, TestConfig
 from util.distributed import ProcessInfo, distributed, is_main_process
+from util.failures import told_in_one_line
 from util.frame_metrics import FrameResult, score_frames
 from util.logs import set_up_logging
 from util.masks import write_bytes
@@ -45,14 +44,19 @@ LONG_SIDE = 640  # of the published evaluation, where the checkpoint does not sa
 
 def run_model(args: Namespace, process: ProcessInfo) -> tuple[FrameWindows, list[FrameResult]]:
     """Every sample's result, by the checkpoint of the arguments."""
-    overrides = vars(args.test) if "test" in args else {}
-    settings = merged_settings(args.checkpoint, overrides)
-    if settings.max_long_side is None and "max_long_side" not in overrides:
-        settings = dataclasses.replace(settings, max_long_side=max(LONG_SIDE, settings.short_side))
-    model = Predictor.from_checkpoint(args.checkpoint, device=process.device, text_encoder=args.text_encoder).model
-    windows = build_windows(args, settings, args.num_frames or trained_frames(args.checkpoint))
+    model, config = load_model(args.checkpoint, args.text_encoder, in_all_processes=True)
+    settings = evaluation_settings(config.test, given_settings(args))
+    windows = build_windows(args, settings, args.num_frames or config.data.num_frames)
     predictor = FramePredictor(model, threshold=settings.threshold, precision=settings.precision, device=process.device)
     return windows, predict_frames(predictor, windows, args.num_workers)
+
+
+def evaluation_settings(stored: TestConfig, overrides: Mapping[str, Any]) -> TestConfig:
+    """A checkpoint's test settings with `overrides` in their place, and the published limit of the long side."""
+    settings = dataclasses.replace(stored, **overrides)
+    if settings.max_long_side is None and "max_long_side" not in overrides:
+        settings = dataclasses.replace(settings, max_long_side=max(LONG_SIDE, settings.short_side))
+    return settings
 
 
 def build_windows(args: Namespace, settings: TestConfig, num_frames: int) -> FrameWindows:
@@ -61,12 +65,6 @@ def build_windows(args: Namespace, settings: TestConfig, num_frames: int) -> Fra
         dataset=args.dataset, root=str(args.data_root), eval_split="test", num_frames=num_frames, num_workers=0
     )
     return build_eval_windows(Config(data=data, test=settings))
-
-
-def trained_frames(checkpoint: Path) -> int:
-    """Frames T of the clips that a checkpoint was trained on; the default where it does not say."""
-    data = load_checkpoint(checkpoint).get("config", {}).get("data", {})
-    return int(data.get("num_frames", DataConfig().num_frames))
 
 
 def read_predictions(path: Path, windows: FrameWindows, allow_missing: bool) -> list[FrameResult]:
@@ -158,7 +156,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -14,35 +14,26 @@ from torch.nn.parallel import DistributedDataParallel
 
 from datasets.build import build_eval_data, build_train_loader
 from datasets.frame_clips import FrameWindows
+from datasets.refcoco import RefCOCOReader
 from datasets.videos import VideoDataset
 from engine import SupervisedModel, TrainingRun, check_annotated, evaluate, train_one_epoch
 from frame_evaluation import evaluate_frames
+from image_evaluation import evaluate_images
 from models.build import build_criterion, build_in_main_process_first, build_model, differing_settings
 from models.checkpoint import load_model_state
 from models.frame_predictor import FramePredictor
-from models.predictor import Predictor
+from models.predictor import build_predictor
+from resuming import carry_over_log, check_same_model, describe_order, is_in, path_to_resume, restore_run, set_aside
 from util.checkpoint_io import NEWEST, CheckpointError, find_newest, keep_copy, load_checkpoint, save_checkpoint
 from util.config import Config
+from util.disk import writing
 from util.distributed import ProcessInfo, barrier, broadcast_object, gather_objects, is_main_process
 from util.logs import RunLog
-from util.optim import build_optimizer, build_schedule, restore_optimizer
-from util.random_state import get_random_state, preserved_random_state, seed_everything, set_random_state
+from util.masks import write_bytes
+from util.optim import build_optimizer, build_schedule
+from util.random_state import get_random_state, preserved_random_state, seed_everything
 
 logger = logging.getLogger(__name__)
-
-# Settings of the model that a resumed run may change: they change neither its weights nor what the weights mean.
-FREE_TO_CHANGE = frozenset(
-    {
-        "activation_checkpointing",
-        "backbone_weights",
-        "drop_path",
-        "dropout",
-        "freeze_text_encoder",
-        "max_tokens",
-        "text_encoder",
-        "text_encoder_pretrained",
-    }
-)
 
 
 @dataclass
@@ -61,7 +52,7 @@ class Fitting:
     process: ProcessInfo
     network: nn.Module
     run: TrainingRun
-    videos: VideoDataset | FrameWindows | None
+    videos: VideoDataset | FrameWindows | RefCOCOReader | None
 
     @property
     def checkpoint_path(self) -> Path:
@@ -83,7 +74,10 @@ class Fitting:
         if run.epoch >= epochs:
             logger.info("all %d epochs are done already", epochs)
         while run.epoch < epochs:
-            record = train_one_epoch(run, self.save_now_and_then)
+            try:
+                record = train_one_epoch(run, self.save_now_and_then)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}. {self._advice()}") from error
             self.save(record)
             if self.config.train.keep_epochs and is_main_process():
                 path = self.checkpoint_path
@@ -91,6 +85,19 @@ class Fitting:
             record = self.finish_epoch(record)
         barrier()  # files are complete when any process leaves
         return record or {}
+
+    def _advice(self) -> str:
+        """What to do when a loss is not finite."""
+        optim, newest = self.config.optim, find_newest(self.config.train.output_dir)
+        clipping = (
+            f"lower (it is {optim.clip_grad_norm})" if optim.clip_grad_norm else "above 0 (gradients are not clipped)"
+        )
+        cures = [f"a lower optim.lr (it is {optim.lr})", f"an optim.clip_grad_norm {clipping}"]
+        if optim.precision != "float32":
+            cures.append("optim.precision float32")
+        if newest is None:
+            return f"No checkpoint was saved yet; start again with {', or '.join(cures)}"
+        return f"The last checkpoint is {newest}; go on from it by train.resume auto with {', or '.join(cures)}"
 
     def finish_epoch(self, record: dict[str, Any]) -> dict[str, Any]:
         """Evaluate when it is time to, and write the epoch's record."""
@@ -134,7 +141,11 @@ class Fitting:
             "step": run.step,
             "epoch": run.epoch,
             "rng": random_states,
-            "sampler": {"batches_done": run.batches_done, "batches_per_epoch": run.sampler.batches_per_epoch},
+            "sampler": {
+                "batches_done": run.batches_done,
+                "batches_per_epoch": run.sampler.batches_per_epoch,
+                "order": describe_order(self.config, run, self.process.world_size),
+            },
             "progress": {"means": means, "seconds": run.seconds, "record": record},
             "extras": network.checkpoint_extras(),
         }
@@ -144,7 +155,8 @@ class Fitting:
 def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     """Train to the last epoch, from the start or from a checkpoint.
 
-    A run that starts anew in the folder of another moves that one's files to `previous_<n>/` first.
+    A run that starts in the folder of another, anew or from a checkpoint elsewhere, moves that one's files to
+    `previous_<n>/` first.
 
     Args:
         config: the experiment.
@@ -162,14 +174,14 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     videos = build_eval_data(config) if train.eval_every_epochs else None
     if isinstance(videos, VideoDataset):
         check_annotated(videos)
-    elif videos is not None:
+    elif isinstance(videos, FrameWindows):
         _ = videos.reader.truths  # a missing file is better known before training than after an epoch
-    resumed_from = _path_to_resume(config)
+    resumed_from = path_to_resume(config)
     path, checkpoint = resumed_from or train.init_checkpoint, None
     if path is not None:
         checkpoint = load_checkpoint(path, resumable=resumed_from is not None)
     if resumed_from is not None:
-        _check_same_model(config, checkpoint, resumed_from)
+        check_same_model(config, checkpoint, resumed_from)
     seed_everything(train.seed)  # the same starting weights in every process
     drop_class_heads = train.drop_class_heads and resumed_from is None
     network = build_network(config, checkpoint, path, drop_class_heads=drop_class_heads).to(process.device)
@@ -177,14 +189,17 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
     seed_everything(train.seed + process.rank)
     record = None
     if resumed_from is not None:
-        record = _restore_run(run, checkpoint, resumed_from, process)
-    elif is_main_process():
+        record = restore_run(config, run, checkpoint, resumed_from, process)
+    if is_main_process() and not is_in(resumed_from, folder):
         set_aside(folder)
+        if resumed_from is not None:
+            carry_over_log(resumed_from.parent, folder)
     del checkpoint  # as large as the network and its optimizer
     logger.info("training %s, epoch %d, step %d", f"from {path}" if path else "from the start", run.epoch, run.step)
     if is_main_process():
         run.log = RunLog(folder, run.step + 1, run.epoch)
-        (folder / "config.json").write_text(json.dumps(config.to_dict(), indent=1) + "\n")
+        with writing(folder / "config.json"):
+            write_bytes(folder / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
     try:
         return Fitting(config, process, network, run, videos).fit_epochs(record)
     finally:
@@ -222,28 +237,16 @@ def build_network(
 
 
 def evaluate_network(
-    config: Config, network: nn.Module, process: ProcessInfo, data: VideoDataset | FrameWindows
+    config: Config, network: nn.Module, process: ProcessInfo, data: VideoDataset | FrameWindows | RefCOCOReader
 ) -> dict[str, Any]:
     """The scores of a network on what `datasets.build.build_eval_data` gave. All processes have to call this."""
     if isinstance(data, VideoDataset):
-        return evaluate(build_predictor(config, network, process), data)
+        return evaluate(build_predictor(network, config.test, process.device), data)
+    if isinstance(data, RefCOCOReader):
+        return evaluate_images(build_predictor(network, config.test, process.device), data)
     test = config.test
     predictor = FramePredictor(network, threshold=test.threshold, precision=test.precision, device=process.device)
     return evaluate_frames(predictor, data, config.data.num_workers)
-
-
-def build_predictor(config: Config, network: nn.Module, process: ProcessInfo) -> Predictor:
-    """What runs `network` on videos, with the settings of `test`."""
-    test = config.test
-    return Predictor(
-        network,
-        short_side=test.short_side,
-        max_long_side=test.max_long_side,
-        window=test.window,
-        threshold=test.threshold,
-        precision=test.precision,
-        device=process.device,
-    )
 
 
 def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> TrainingRun:
@@ -253,7 +256,9 @@ def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> Train
     optimizer = build_optimizer(network, optim)
     model: nn.Module = SupervisedModel(network, build_criterion(config.loss), optim.precision)
     if process.world_size > 1:
-        model = DistributedDataParallel(model, find_unused_parameters=not config.loss.aux_loss)
+        # without auxiliary losses, earlier layers' heads get no gradient; the baseline does not use the sentence
+        unused = not config.loss.aux_loss or config.model.architecture == "baseline"
+        model = DistributedDataParallel(model, find_unused_parameters=unused)
     return TrainingRun(
         model=model,
         optimizer=optimizer,
@@ -265,71 +270,3 @@ def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> Train
         clip_grad_norm=optim.clip_grad_norm,
         log_every_steps=config.train.log_every_steps,
     )
-
-
-def _restore_run(
-    run: TrainingRun, checkpoint: dict[str, Any], path: Path, process: ProcessInfo
-) -> dict[str, Any] | None:
-    """Take up optimizer, position, means and random state; settings stay those of `run`.
-
-    Returns:
-        the record that was to be written when the checkpoint was saved, or None.
-    """
-    try:
-        restore_optimizer(run.optimizer, checkpoint["optimizer"])
-    except ValueError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if checkpoint["scheduler"] != (schedule := dataclasses.asdict(run.schedule)):
-        logger.info("the schedule is now %s; the checkpoint's was %s", schedule, checkpoint["scheduler"])
-    run.epoch, run.step = checkpoint["epoch"], checkpoint["step"]
-    run.batches_done = checkpoint["sampler"]["batches_done"]
-    batches_before, batches = checkpoint["sampler"]["batches_per_epoch"], run.sampler.batches_per_epoch
-    if run.batches_done and batches != batches_before:
-        raise CheckpointError(
-            f"{path} was saved in the middle of an epoch of {batches_before} batches, and an epoch has {batches} now; "
-            "resume with the same data, optim.batch_size and number of processes, or from a checkpoint of a whole epoch"
-        )
-    progress, states = checkpoint["progress"], checkpoint["rng"]
-    run.seconds = progress["seconds"]
-    run.means.load_state_dict(progress["means"], run.device)
-    if len(states) != process.world_size and is_main_process():
-        logger.warning(
-            "the checkpoint is of %d processes, this run has %d: it goes on well, but not as the old run would have",
-            len(states),
-            process.world_size,
-        )
-    if process.rank < len(states):
-        set_random_state(states[process.rank], process.device)
-    return progress["record"]
-
-
-def _path_to_resume(config: Config) -> Path | None:
-    if config.train.resume == "auto":
-        return find_newest(config.train.output_dir)
-    return Path(config.train.resume) if config.train.resume else None
-
-
-def _check_same_model(config: Config, checkpoint: dict[str, Any], path: Path) -> None:
-    """Refuse settings that would make the resumed weights mean something else, even where they would load."""
-    before, now = checkpoint["config"]["model"], dataclasses.asdict(config.model)
-    names = (before.keys() & now.keys()) - FREE_TO_CHANGE
-    if changed := sorted(name for name in names if before[name] != now[name]):
-        listed = ", ".join(f"model.{name} ({before[name]} then, {now[name]} now)" for name in changed)
-        raise CheckpointError(
-            f"{path} is of a run with another model: {listed}; resume with its settings, or start a new run from its "
-            "weights with train.init_checkpoint"
-        )
-
-
-def set_aside(folder: Path) -> None:
-    """Move the checkpoints and curves of an older run in `folder` to `previous_<n>/` in it."""
-    if find_newest(folder) is None:
-        return
-    number = 1
-    while (aside := folder / f"previous_{number}").exists():
-        number += 1
-    aside.mkdir()
-    for old in [*folder.glob("checkpoint*.pth"), *folder.glob("*.json*"), folder / "tensorboard"]:
-        if old.exists():
-            old.rename(aside / old.name)
-    logger.warning("%s holds an older run, now in %s; to go on with a run use train.resume", folder, aside)

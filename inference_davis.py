@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -24,6 +23,7 @@ from datasets.videos import VideoDataset
 from inference_ytvos import Job, build_parser, list_jobs, load_predictor, parse_arguments, run_jobs
 from models.predictor import Predictor, VideoFeatures
 from util.distributed import distributed, is_main_process
+from util.failures import told_in_one_line
 from util.logs import set_up_logging
 from util.masks import read_object_ids, write_object_ids
 from util.read_ahead import read_ahead
@@ -180,7 +180,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -1,4 +1,4 @@
-"""Masks for every expression of a split in the Ref-YouTube-VOS layout, and the submission zip.
+"""Masks for every expression of a split of Ref-YouTube-VOS or MeViS, and the submission zip.
 
     python inference_ytvos.py --checkpoint runs/default/checkpoint.pth --data_root data/ref-youtube-vos \
         --split valid --output_dir results
@@ -29,22 +29,28 @@ from torch import Tensor
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from datasets.mevis import MeViSReader
 from datasets.videos import Video, VideoDataset
-from models.predictor import Predictor
+from datasets.ytvos import YTVOSReader
+from models.build import load_model
+from models.predictor import Predictor, build_predictor
 from models.propagators import add_propagation_options, build_propagator
-from util.checkpoint_io import load_checkpoint
-from util.config import Config, TestConfig
+from util.config import TestConfig
 from util.distributed import ProcessInfo, barrier, distributed, is_main_process
 from util.expression_sheets import ExpressionSheets
+from util.failures import let_main_process_speak, told_in_one_line
 from util.logs import set_up_logging
 from util.masks import write_mask
 from util.propagation import Propagator
 from util.read_ahead import read_ahead
 from util.results import BackgroundWriter, ResultFolder, file_digest
-from util.submission import SubmissionError, VideoMasks, write_submission
+from util.submission import FOLDER, SubmissionError, VideoMasks, write_submission
 from util.video_reader import FrameSource, TimedFrame
 
 logger = logging.getLogger(__name__)
+
+READERS = {"ytvos": YTVOSReader, "mevis": MeViSReader}
+ZIP_PREFIXES = {"ytvos": f"{FOLDER}/", "mevis": ""}  # what the servers expect
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +79,7 @@ def infer(
     *,
     overwrite: bool = False,
     visualize: bool = False,
+    prefix: str = f"{FOLDER}/",
     propagator: Propagator | None = None,
 ) -> None:
     """Write the masks of this process's share of the videos, then, in the main process, the submission.
@@ -80,6 +87,7 @@ def infer(
     Args:
         predictor: the model.
         visualize: also draw a picture of each expression.
+        prefix: what paths in the zip begin with.
         propagator: carries each object's best mask through the video in place of the model's masks.
 
     The other arguments and the errors are those of `run_jobs`.
@@ -93,7 +101,7 @@ def infer(
 
     run_jobs(segment_job, jobs, folder, identity, process, overwrite=overwrite)
     if is_main_process():
-        zip_results(folder, [job.masks for job in jobs])
+        zip_results(folder, [job.masks for job in jobs], prefix)
 
 
 def run_jobs(
@@ -211,10 +219,10 @@ class VideoFrames(FrameSource):
             yield TimedFrame(image, t / self.rate)
 
 
-def zip_results(folder: ResultFolder, masks: Sequence[VideoMasks]) -> None:
+def zip_results(folder: ResultFolder, masks: Sequence[VideoMasks], prefix: str = f"{FOLDER}/") -> None:
     """Check all masks and zip them; the videos of faulty ones are done again by the next run."""
     try:
-        count = write_submission(folder.annotations, masks, folder.submission, progress=sys.stderr.isatty())
+        count = write_submission(folder.annotations, masks, folder.submission, sys.stderr.isatty(), prefix)
     except SubmissionError as error:
         for video in {fault.video for fault in error.faults}:
             folder.forget(video)
@@ -301,18 +309,9 @@ def add_test_arguments(parser: ArgumentParser) -> None:
         parser.add_argument(name, type=types[param.arg_name], default=argparse.SUPPRESS, help=help_text)
 
 
-def merged_settings(checkpoint: Path, overrides: dict[str, Any]) -> TestConfig:
-    """The checkpoint's test settings with those of the command line in their place.
-
-    Raises:
-        FileNotFoundError, ValueError: the checkpoint is missing or unusable, or the settings do not go together.
-    """
-    config = load_checkpoint(checkpoint).get("config", {})
-    try:
-        settings = Config.from_dict({"test": config.get("test", {})}).test
-    except ValueError as error:
-        raise ValueError(f"{checkpoint}: {error}") from error
-    return dataclasses.replace(settings, **overrides)
+def given_settings(args: Namespace) -> dict[str, Any]:
+    """What `--test.*` put in the place of the checkpoint's settings."""
+    return vars(args.test) if "test" in args else {}
 
 
 def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Namespace:
@@ -320,22 +319,26 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
     try:
         return parser.parse_args(argv)
     except ArgumentError as error:
+        let_main_process_speak()
         parser.exit(2, f"error: {' '.join(str(error).split())}\n")
 
 
 def load_predictor(args: Namespace, device: torch.device) -> tuple[Predictor, dict[str, Any]]:
     """The predictor that the arguments describe, and what tells its results from others.
 
-    Raises as `merged_settings` does.
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing or unusable, or the settings do not go together.
     """
-    settings = dataclasses.asdict(merged_settings(args.checkpoint, vars(args.test) if "test" in args else {}))
-    predictor = Predictor.from_checkpoint(args.checkpoint, device=device, text_encoder=args.text_encoder, **settings)
+    model, config = load_model(args.checkpoint, args.text_encoder, in_all_processes=True)
+    settings = dataclasses.replace(config.test, **given_settings(args))
     identity = {"checkpoint_sha256": file_digest(args.checkpoint), "split": args.split}
-    return predictor, identity | {f"test.{name}": value for name, value in settings.items()}
+    identity |= {f"test.{name}": value for name, value in dataclasses.asdict(settings).items()}
+    return build_predictor(model, settings, device), identity
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
+    parser.add_argument("--dataset", type=typing.Literal["ytvos", "mevis"], default="ytvos", help="layout of data_root")
     parser.add_argument(
         "--visualize", action="store_true", help="draw visualize/<video>/<expression id>.jpg of each video done"
     )
@@ -345,17 +348,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     with distributed(args.device, timeout_minutes=24 * 60) as process:
         set_up_logging(main_process=is_main_process())
         predictor, identity = load_predictor(args, process.device)
-        jobs = list_jobs(VideoDataset(args.data_root, args.split))
-        folder = ResultFolder(args.output_dir)
+        jobs = list_jobs(VideoDataset(args.data_root, args.split, reader=READERS[args.dataset]))
+        folder, prefix = ResultFolder(args.output_dir), ZIP_PREFIXES[args.dataset]
         propagator = build_propagator(args.propagate, args.sam2_weights, process.device)
         if propagator is not None:
             identity |= {"propagate": args.propagate, "sam2_weights": args.sam2_weights}
-        options = {"overwrite": args.overwrite, "visualize": args.visualize, "propagator": propagator}
+        options = {"overwrite": args.overwrite, "visualize": args.visualize, "prefix": prefix, "propagator": propagator}
         infer(predictor, jobs, folder, identity, process, **options)
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

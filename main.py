@@ -11,9 +11,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,9 +21,10 @@ from datasets.build import build_eval_data
 from fitting import build_network, evaluate_network, fit
 from models.build import read_config
 from util.checkpoint_io import CheckpointError, load_checkpoint
-from util.cli import parse
+from util.cli import parse, parse_given
 from util.config import Config
 from util.distributed import ProcessInfo, distributed, is_main_process
+from util.failures import told_in_one_line
 from util.logs import set_up_logging
 
 logger = logging.getLogger(__name__)
@@ -54,30 +54,47 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             torch.use_deterministic_algorithms(True, warn_only=True)
         if config.train.evaluate_only is None:
             return fit(config, process)
-        scores = evaluate_checkpoint(config, config.train.evaluate_only, process)
+        given = parse_given(argv).get("test", {})
+        scores = evaluate_checkpoint(config, config.train.evaluate_only, process, given)
         if is_main_process():
             print(json.dumps(scores))  # noqa: T201 (the program's own output)
         return scores
 
 
-def evaluate_checkpoint(config: Config, path: str, process: ProcessInfo) -> dict[str, Any]:
+def evaluate_checkpoint(
+    config: Config, path: str, process: ProcessInfo, test_settings: Mapping[str, Any]
+) -> dict[str, Any]:
     """Scores of a checkpoint on `data.eval_split`.
 
-    The network is the one that the checkpoint's configuration describes, or a published checkpoint's weights; a
-    published one's tokenizer is that of `model.text_encoder`.
+    The network and the settings of `test` are those that the checkpoint's configuration describes. A published
+    checkpoint carries none: its weights tell the network, its tokenizer is that of `model.text_encoder`, and `test` is
+    that of `config`.
+
+    Args:
+        config: the experiment.
+        path: of the checkpoint.
+        process: this process among those of the run.
+        test_settings: fields of `test` that replace the checkpoint's.
+
+    Raises:
+        FileNotFoundError, ValueError: the checkpoint is missing or unusable, or the settings do not go together.
     """
     checkpoint = load_checkpoint(path)
     try:
-        config = dataclasses.replace(config, model=read_config(checkpoint, config.model.text_encoder).model)
+        stored = read_config(checkpoint, config.model.text_encoder)
+        config = dataclasses.replace(config, model=stored.model)
+        if "config" in checkpoint:
+            config = dataclasses.replace(config, test=dataclasses.replace(stored.test, **test_settings))
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     network = build_network(config, checkpoint, path)
     return evaluate_network(config, network.to(process.device), process, build_eval_data(config))
 
 
+def _tell(problem: Exception) -> None:
+    logger.error("%s", problem, exc_info=True)  # the console shows the line, train.log the traceback too
+
+
 if __name__ == "__main__":
-    try:
+    with told_in_one_line(_tell):
         main()
-    except (ValueError, OSError, FloatingPointError) as problem:
-        logger.error("%s", problem, exc_info=True)  # the console shows the line, train.log the traceback too
-        sys.exit(1)

@@ -14,7 +14,12 @@ from datasets.annotated_frames import AnnotatedFrameReader
 from datasets.clips import ClipDataset
 from datasets.collate import collate
 from datasets.frame_clips import FrameClipDataset, FrameWindows
+from datasets.image_clips import ImageClipDataset
 from datasets.jhmdb import JHMDBReader
+from datasets.joint import JointDataset
+from datasets.mevis import MeViSReader
+from datasets.redrawing import RedrawingDataset
+from datasets.refcoco import RefCOCOReader
 from datasets.sampler import ClipSampler
 from datasets.transforms import ClipTransform
 from datasets.videos import VideoDataset
@@ -36,7 +41,7 @@ class ClipLoader(DataLoader):
             raise type(error)(message) from error
 
 
-def build_clip_dataset(config: Config) -> ClipDataset | FrameClipDataset:
+def build_clip_dataset(config: Config) -> RedrawingDataset | JointDataset:
     """The training clips that a configuration describes. Raises as the reader and the dataset do."""
     data = config.data
     transform = ClipTransform(
@@ -48,6 +53,8 @@ def build_clip_dataset(config: Config) -> ClipDataset | FrameClipDataset:
         crop_probability=data.crop_probability,
         crop_short_sides=data.crop_short_sides,
         crop_sizes=data.crop_sizes,
+        short_sides_after_crop=data.short_sides_after_crop,
+        max_long_side_after_crop=data.max_long_side_after_crop,
     )
     options = {
         "num_frames": data.num_frames,
@@ -58,8 +65,16 @@ def build_clip_dataset(config: Config) -> ClipDataset | FrameClipDataset:
     }
     if data.dataset in _FRAME_READERS:
         return FrameClipDataset(_build_frame_reader(config, data.train_split), **options)
+    options["num_classes"] = config.model.num_classes
+    if data.dataset == "refcoco":
+        return ImageClipDataset(build_images(config, data.train_split), **options)
     reader = _READERS[data.dataset](data.root, data.train_split, skip_broken=data.skip_broken)
-    return ClipDataset(reader, num_classes=config.model.num_classes, **options)
+    videos = ClipDataset(reader, **options)
+    if data.dataset != "joint":
+        return videos
+    if config.model.num_classes != 1:
+        raise ValueError(f"model.num_classes is {config.model.num_classes}; the joint sets share no categories, set 1")
+    return JointDataset([ImageClipDataset(build_images(config, "train"), **options), videos])
 
 
 def build_train_loader(config: Config, rank: int = 0, world_size: int = 1) -> tuple[DataLoader, ClipSampler]:
@@ -86,9 +101,18 @@ def build_train_loader(config: Config, rank: int = 0, world_size: int = 1) -> tu
     return loader, sampler
 
 
-def build_eval_data(config: Config) -> VideoDataset | FrameWindows:
-    """What `data.eval_split` is evaluated on: whole videos, or windows around annotated frames."""
+def build_eval_data(config: Config) -> VideoDataset | FrameWindows | RefCOCOReader:
+    """What `data.eval_split` is evaluated on: whole videos, windows around annotated frames, or images."""
+    if config.data.dataset == "refcoco":
+        return build_images(config, config.data.eval_split)
     return build_eval_windows(config) if config.data.dataset in _FRAME_READERS else build_eval_videos(config)
+
+
+def build_images(config: Config, split: str) -> RefCOCOReader:
+    """The images and sentences of a split of `data.refcoco_sets`. Raises as the reader does."""
+    data = config.data
+    root = data.root if data.dataset == "refcoco" else data.refcoco_root
+    return RefCOCOReader(root, split, data.refcoco_sets, skip_broken=data.skip_broken)
 
 
 def build_eval_windows(config: Config) -> FrameWindows:
@@ -122,7 +146,8 @@ def _build_frame_reader(config: Config, split: str) -> AnnotatedFrameReader:
 def build_eval_videos(config: Config, split: str | None = None) -> VideoDataset:
     """The whole videos of `split`, by default `data.eval_split`. Raises as the reader does."""
     data = config.data
-    return VideoDataset(data.root, split or data.eval_split, skip_broken=data.skip_broken)
+    split, reader = split or data.eval_split, _READERS[data.dataset]
+    return VideoDataset(data.root, split, skip_broken=data.skip_broken, reader=reader)
 
 
 def use_one_thread(worker_id: int) -> None:
@@ -131,5 +156,5 @@ def use_one_thread(worker_id: int) -> None:
     cv2.setNumThreads(0)
 
 
-_READERS = {"ytvos": YTVOSReader}
+_READERS = {"ytvos": YTVOSReader, "joint": YTVOSReader, "mevis": MeViSReader}
 _FRAME_READERS: dict[str, type[AnnotatedFrameReader]] = {"a2d": A2DReader, "jhmdb": JHMDBReader}

@@ -71,7 +71,7 @@ class ClipDataset(RedrawingDataset[tuple[Expression, int]]):
         samples = [
             (expression, anchor)
             for expression in reader.expressions
-            if expression.obj_id  # neither withheld nor absent
+            if expression.has_object
             for anchor in anchors(len(expression.frames), num_frames)
         ]
         if not samples:
@@ -86,7 +86,7 @@ class ClipDataset(RedrawingDataset[tuple[Expression, int]]):
         expression, anchor = source
         chosen = sample_frames(len(expression.frames), anchor, self.num_frames, rng)
         names = [expression.frames[position] for position in chosen]
-        masks = expression.mask(self.reader.read_masks(expression.video, names))
+        masks = self.reader.read_objects([expression], names)[0]
         if not masks.any():
             return None
         frames = torch.from_numpy(self.reader.read_frames(expression.video, names)).permute(0, 3, 1, 2)
@@ -108,6 +108,6 @@ def _labels(reader: YTVOSReader, num_classes: int) -> dict[str, int]:
         return {}
     labels = category_labels((name for objects in reader.categories.values() for name in objects.values()), num_classes)
     for expression in reader.expressions:
-        if expression.obj_id:
+        if expression.has_object:
             reader.category(expression)
     return labels

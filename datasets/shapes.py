@@ -15,6 +15,8 @@ from datasets.shapes_a2d import write_a2d
 from datasets.shapes_davis import write_davis
 from datasets.shapes_files import PROGRAM
 from datasets.shapes_jhmdb import write_jhmdb
+from datasets.shapes_mevis import write_mevis
+from datasets.shapes_refcoco import write_refcoco
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_ytvos import write_ytvos
 
@@ -23,6 +25,8 @@ LAYOUTS: dict[str, tuple[Callable[..., None], str]] = {
     "davis": (write_davis, "Ref-DAVIS17: the DAVIS tree and four text files"),
     "a2d": (write_a2d, "A2D-Sentences: mp4, h5 masks, text annotations; num_valid_videos are those of test"),
     "jhmdb": (write_jhmdb, "JHMDB-Sentences: PNGs, puppet masks (.mat), text annotations; one set, without splits"),
+    "refcoco": (write_refcoco, "RefCOCO, RefCOCO+, RefCOCOg: images, instances.json, refs(...).p; videos are images"),
+    "mevis": (write_mevis, "MeViS: JPEGs, mask_dict.json; num_valid_videos each of valid_u and valid"),
 }
 
 

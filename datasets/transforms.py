@@ -81,6 +81,8 @@ class ClipTransform:
     crop_probability: float = 0.5
     crop_short_sides: tuple[int, ...] = ()
     crop_sizes: tuple[int, int] = (1, 1)
+    short_sides_after_crop: tuple[int, ...] = ()
+    max_long_side_after_crop: int | None = None
 
     def __call__(self, clip: Clip, rng: np.random.Generator) -> Clip:
         """Transform frames, masks and caption together.
@@ -106,12 +108,15 @@ class ClipTransform:
         """Draw flip, sizes and crop for frames of (h, w) `size`; `crop=False` leaves the crop out."""
         flip = rng.random() < self.flip_probability
         steps: list[tuple[int, ...]] = []
+        short_sides, max_long_side = self.short_sides, self.max_long_side
         if rng.random() < self.crop_probability and crop:
             size = resized_size(size, int(rng.choice(self.crop_short_sides)), None)
             window = self._draw_window(size, rng)
             steps += [size, window]
             size = window[2:]
-        steps.append(resized_size(size, int(rng.choice(self.short_sides)), self.max_long_side))
+            short_sides = self.short_sides_after_crop or short_sides
+            max_long_side = self.max_long_side_after_crop or max_long_side
+        steps.append(resized_size(size, int(rng.choice(short_sides)), max_long_side))
         return Geometry(bool(flip), tuple(steps))
 
     def _draw_window(self, size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -74,6 +74,10 @@ class Video:
             return None
         return self._reader.read_mask(self.name, self.frame_names[frame_index])
 
+    def truths(self, frame_index: int) -> np.ndarray:
+        """What each expression means in one frame, (E, h, w) bool. Raises as `YTVOSReader.read_objects` does."""
+        return self._reader.read_objects(self.expressions, [self.frame_names[frame_index]])[:, 0]
+
 
 class VideoDataset(Sequence[Video]):
     """The videos of a split in the order of its meta, each with its expressions.
@@ -84,12 +88,15 @@ class VideoDataset(Sequence[Video]):
         root: folder of the data set.
         split: its split.
         skip_broken: leave out expressions that are unusable, with a warning.
+        reader: of the layout.
 
     Raises as `YTVOSReader` does.
     """
 
-    def __init__(self, root: str | Path, split: str, *, skip_broken: bool = False) -> None:
-        self.reader = YTVOSReader(root, split, skip_broken=skip_broken)
+    def __init__(
+        self, root: str | Path, split: str, *, skip_broken: bool = False, reader: type[YTVOSReader] = YTVOSReader
+    ) -> None:
+        self.reader = reader(root, split, skip_broken=skip_broken)
         by_video: dict[str, list[Expression]] = {name: [] for name in self.reader.videos}
         for expression in self.reader.expressions:
             by_video[expression.video].append(expression)

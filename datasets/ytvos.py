@@ -36,6 +36,7 @@ class Expression:
         obj_id: pixel value of the object in the annotations; 0 where the video has no such object, None where it is
             withheld.
         kind: what singles the object out (`colour`, `motion` ...), None where the data set does not say.
+        annotation_ids: of the objects where a sentence can mean several (MeViS), empty elsewhere.
     """
 
     video: str
@@ -44,6 +45,17 @@ class Expression:
     caption: str
     obj_id: int | None = None
     kind: str | None = None
+    annotation_ids: tuple[str, ...] = ()
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it is known what the sentence means, if only that it means nothing in the video."""
+        return self.obj_id is not None or bool(self.annotation_ids)
+
+    @property
+    def has_object(self) -> bool:
+        """Whether it is known to mean something in the video."""
+        return bool(self.obj_id or self.annotation_ids)
 
     @property
     def name(self) -> str:
@@ -79,9 +91,7 @@ class YTVOSReader:
     def __init__(self, root: str | Path, split: str, *, skip_broken: bool = False) -> None:
         self.root, self.split, self.skip_broken = Path(root), check_name(split, "split"), skip_broken
         self.broken: dict[str, str] = {}
-        self.meta_path = self._meta_expressions(split)
-        self._categories_path = self.root / split / "meta.json"
-        self._frames_root, self._masks_root = self.root / split / "JPEGImages", self.root / split / "Annotations"
+        self.meta_path, self._categories_path, self._frames_root, self._masks_root = self._locate()
         for folder in (self.root, self.meta_path.parent, self._frames_root):
             if not folder.is_dir():
                 raise FileNotFoundError(
@@ -161,11 +171,19 @@ class YTVOSReader:
         """
         return self._stack({frame: self.read_mask(video, frame) for frame in frames}, video, frames)
 
+    def read_objects(self, expressions: Sequence[Expression], frames: Sequence[str]) -> np.ndarray:
+        """The masks that expressions about one video mean, (E, T, h, w) bool.
+
+        Raises as `read_masks` does.
+        """
+        ids = self.read_masks(expressions[0].video, frames)
+        return np.stack([expression.mask(ids) for expression in expressions])
+
     def require_annotations(self) -> None:
-        """Raise FileNotFoundError unless the split has a folder of masks."""
+        """Raise FileNotFoundError unless the split has masks."""
         if not self.has_annotations:
             raise FileNotFoundError(
-                f"{self._masks_root}: no such folder; the split {self.split} has no annotations, choose one that has"
+                f"{self._masks_root}: not there; the split {self.split} has no annotations, choose one that has"
             )
 
     def category(self, expression: Expression) -> str:
@@ -190,6 +208,11 @@ class YTVOSReader:
                     f"{frames[0]} is {first[0]} x {first[1]}; all frames of a video must have one size, resize them"
                 )
         return np.stack([read[frame] for frame in frames])
+
+    def _locate(self) -> tuple[Path, Path, Path, Path]:
+        """Where the expressions, the categories, the frames and the masks lie."""
+        folder = self.root / self.split
+        return self._meta_expressions(self.split), folder / "meta.json", folder / "JPEGImages", folder / "Annotations"
 
     def _meta_expressions(self, split: str) -> Path:
         return self.root / "meta_expressions" / split / "meta_expressions.json"
@@ -229,15 +252,21 @@ class YTVOSReader:
         caption = " ".join(member(value, "exp", str, where).lower().split())
         if not any(character.isalnum() for character in caption):
             raise ValueError(f"{where} has no words ({value['exp']!r}); give it a sentence or remove it")
-        kind, obj_id = value.get("kind"), value.get("obj_id")
-        if obj_id is not None:
-            obj_id = object_id(obj_id, where, or_no_object=True)
-            if obj_id and self.categories and obj_id not in self.categories.get(video, {}):
-                raise ValueError(
-                    f"{where} is about object {obj_id}, which {self._categories_path} does not have; "
-                    "take both files from the same release"
-                )
-        return Expression(video, frames, key, caption, obj_id, None if kind is None else str(kind))
+        kind = value.get("kind")
+        meant = self._object(video, value, where)
+        return Expression(video, frames, key, caption, kind=None if kind is None else str(kind), **meant)
+
+    def _object(self, video: str, value: dict[str, Any], where: str) -> dict[str, Any]:
+        """The fields of `Expression` that say what a sentence means."""
+        if value.get("obj_id") is None:
+            return {}
+        obj_id = object_id(value["obj_id"], where, or_no_object=True)
+        if obj_id and self.categories and obj_id not in self.categories.get(video, {}):
+            raise ValueError(
+                f"{where} is about object {obj_id}, which {self._categories_path} does not have; "
+                "take both files from the same release"
+            )
+        return {"obj_id": obj_id}
 
 
 def _videos_of(path: Path) -> dict[str, Any]:

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from models.backbones import build_backbone
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from models.backbones import Backbone, build_backbone
+from models.baseline import Baseline
 from models.checkpoint import load_model_state
 from models.criterion import Criterion
 from models.deformable_transformer import DeformableTransformer
@@ -15,13 +20,14 @@ from models.pixel_decoder import PixelDecoder
 from models.published import describe_published
 from models.referformer import ReferFormer
 from models.text_encoder import TextEncoder, build_encoder
-from util.config import Config, LossConfig, ModelConfig
+from util.checkpoint_io import CheckpointError, load_checkpoint
+from util.config import Config, DataConfig, LossConfig, ModelConfig
 from util.distributed import broadcast_object, get_world_size, is_main_process
 
 
 def build_model(
     config: ModelConfig, text_assets: dict[str, Any] | None = None, weights_follow: bool = False
-) -> ReferFormer:
+) -> ReferFormer | Baseline:
     """The model of a configuration, on the CPU.
 
     Args:
@@ -33,48 +39,30 @@ def build_model(
         ValueError: a setting names something that does not exist or does not fit.
         FileNotFoundError: starting weights are neither here nor to be downloaded.
     """
+    # in this order, as the random numbers of starting weights are drawn
     encoder, tokenizer = build_encoder(
         config.text_encoder, pretrained=config.text_encoder_pretrained and not weights_follow, assets=text_assets
     )
-    recompute = config.activation_checkpointing
     backbone = build_backbone(
         config.backbone,
         options=config.backbone_options,
         weights=None if weights_follow else config.backbone_weights,
         temporal_shift=config.temporal_shift,
         drop_path=config.drop_path,
-        recompute=recompute,
+        recompute=config.activation_checkpointing,
     )
+    text = _build_text_encoder(config, encoder, tokenizer)
+    if config.architecture == "baseline":
+        return _build_baseline(config, backbone, text)
+    return _build_referformer(config, backbone, text)
+
+
+def _build_referformer(config: ModelConfig, backbone: Backbone, text_encoder: TextEncoder) -> ReferFormer:
     return ReferFormer(
         backbone,
-        TextEncoder(
-            encoder,
-            tokenizer,
-            dim=config.hidden_dim,
-            dropout=config.dropout,
-            frozen=config.freeze_text_encoder,
-            max_tokens=config.max_tokens,
-        ),
-        DeformableTransformer(
-            dim=config.hidden_dim,
-            num_heads=config.num_heads,
-            num_encoder_layers=config.num_encoder_layers,
-            num_decoder_layers=config.num_decoder_layers,
-            num_levels=config.num_feature_levels,
-            num_points=config.num_points,
-            ffn_dim=config.feedforward_dim,
-            dropout=config.dropout,
-            recompute=recompute,
-        ),
-        PixelDecoder(
-            backbone_dim=backbone.channels[0],
-            dim=config.hidden_dim,
-            mask_dim=config.mask_dim,
-            num_heads=config.num_heads,
-            ffn_dim=config.feedforward_dim,
-            dropout=config.dropout,
-            recompute=recompute,
-        ),
+        text_encoder,
+        _build_transformer(config),
+        _build_pixel_decoder(config, backbone.channels[0], fusion=config.fpn_fusion),
         DynamicMaskHead(config.hidden_dim, config.mask_dim, config.mask_head_channels, config.relative_coordinates),
         dim=config.hidden_dim,
         num_queries=config.num_queries,
@@ -86,7 +74,59 @@ def build_model(
     )
 
 
-def build_in_main_process_first(config: ModelConfig, weights_follow: bool) -> ReferFormer:
+def _build_baseline(config: ModelConfig, backbone: Backbone, text_encoder: TextEncoder) -> Baseline:
+    return Baseline(
+        backbone,
+        text_encoder,
+        _build_pixel_decoder(config, backbone.channels[0], fusion=False),
+        dim=config.hidden_dim,
+        num_layers=config.num_encoder_layers,
+        num_heads=config.num_heads,
+        ffn_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        mask_dim=config.mask_dim,
+    )
+
+
+def _build_text_encoder(config: ModelConfig, encoder: nn.Module, tokenizer: PreTrainedTokenizerBase) -> TextEncoder:
+    return TextEncoder(
+        encoder,
+        tokenizer,
+        dim=config.hidden_dim,
+        dropout=config.dropout,
+        frozen=config.freeze_text_encoder,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _build_transformer(config: ModelConfig) -> DeformableTransformer:
+    return DeformableTransformer(
+        dim=config.hidden_dim,
+        num_heads=config.num_heads,
+        num_encoder_layers=config.num_encoder_layers,
+        num_decoder_layers=config.num_decoder_layers,
+        num_levels=config.num_feature_levels,
+        num_points=config.num_points,
+        ffn_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        recompute=config.activation_checkpointing,
+    )
+
+
+def _build_pixel_decoder(config: ModelConfig, backbone_dim: int, fusion: bool) -> PixelDecoder:
+    return PixelDecoder(
+        backbone_dim=backbone_dim,
+        dim=config.hidden_dim,
+        mask_dim=config.mask_dim,
+        num_heads=config.num_heads,
+        ffn_dim=config.feedforward_dim,
+        dropout=config.dropout,
+        recompute=config.activation_checkpointing,
+        fusion=fusion,
+    )
+
+
+def build_in_main_process_first(config: ModelConfig, weights_follow: bool) -> ReferFormer | Baseline:
     """A model that needs files, from a hub perhaps, in every process of the run.
 
     Only the main process reads or downloads them. The others build from what it has read, with random weights in place
@@ -131,27 +171,50 @@ def read_config(checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base
             raise ValueError(f"its configuration is damaged ({error})") from error
     if any(key.startswith("class_heads.") for key in checkpoint["model"]):
         raise ValueError("it carries no configuration, and its weights are not named as published ones are")
-    settings = describe_published(checkpoint["model"], checkpoint.get("args"))
-    return Config(model=ModelConfig(**settings, text_encoder=text_encoder))
+    args = checkpoint.get("args")
+    model = ModelConfig(**describe_published(checkpoint["model"], args), text_encoder=text_encoder)
+    # The clips that it was trained on: with one annotated frame in each, they are what it is evaluated on.
+    return Config(model=model, data=DataConfig(num_frames=getattr(args, "num_frames", DataConfig().num_frames)))
 
 
 def build_from_checkpoint(
-    checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base"
-) -> tuple[ReferFormer, Config]:
+    checkpoint: Mapping[str, Any], text_encoder: str = "roberta-base", *, in_all_processes: bool = False
+) -> tuple[ReferFormer | Baseline, Config]:
     """The model of a checkpoint, ours or a published one, with its weights, on the CPU, and its configuration.
 
     Args:
         checkpoint: from `util.checkpoint_io.load_checkpoint`.
         text_encoder: hub name or folder that a published checkpoint's tokenizer is read from.
+        in_all_processes: all processes of the run call this together; only the main one then reads the tokenizer.
 
     Raises:
         ValueError: the checkpoint is damaged, or of another project.
         FileNotFoundError: the tokenizer is neither here nor to be downloaded.
     """
     config = read_config(checkpoint, text_encoder)
-    model = build_model(config.model, (checkpoint.get("extras") or {}).get("text"), weights_follow=True)
+    text_assets = (checkpoint.get("extras") or {}).get("text")
+    if text_assets is None and in_all_processes:
+        model = build_in_main_process_first(config.model, weights_follow=True)
+    else:
+        model = build_model(config.model, text_assets, weights_follow=True)
     load_model_state(model, checkpoint["model"])
     return model, config
+
+
+def load_model(
+    path: str | Path, text_encoder: str = "roberta-base", *, in_all_processes: bool = False
+) -> tuple[ReferFormer | Baseline, Config]:
+    """`build_from_checkpoint` of a file.
+
+    Raises:
+        FileNotFoundError: no such file, or no tokenizer.
+        CheckpointError: the file is not a checkpoint, damaged, or not one of this architecture; the message names it.
+    """
+    checkpoint = load_checkpoint(path)
+    try:
+        return build_from_checkpoint(checkpoint, text_encoder, in_all_processes=in_all_processes)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
 
 
 def differing_settings(config: ModelConfig, checkpoint: Mapping[str, Any]) -> list[str]:
@@ -181,4 +244,6 @@ def build_criterion(config: LossConfig) -> Criterion:
         alpha=config.focal_alpha,
         gamma=config.focal_gamma,
         aux_loss=config.aux_loss,
+        match_boxes=config.match_boxes,
+        match_masks=config.match_masks,
     )

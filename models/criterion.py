@@ -9,13 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.mask_head import STRIDE
 from models.matcher import InstanceMatcher
 from models.outputs import LayerOutput
 from util.batch import ClipTargets
 from util.boxes import box_cxcywh_to_xyxy, generalized_box_iou
 from util.distributed import all_reduce_mean
-
-STRIDE = 4
 
 
 class Criterion(nn.Module):
@@ -25,6 +24,7 @@ class Criterion(nn.Module):
         class_weight, l1_weight, giou_weight, mask_weight, dice_weight: weights of losses and matching costs.
         alpha, gamma: of the focal losses.
         aux_loss: supervise every layer, not only the last.
+        match_boxes, match_masks: whether boxes, masks have a part in the matching cost.
     """
 
     def __init__(
@@ -37,6 +37,8 @@ class Criterion(nn.Module):
         alpha: float = 0.25,
         gamma: float = 2.0,
         aux_loss: bool = True,
+        match_boxes: bool = True,
+        match_masks: bool = True,
     ):
         super().__init__()
         self.weights = {
@@ -47,7 +49,8 @@ class Criterion(nn.Module):
             "dice": dice_weight,
         }
         self.alpha, self.gamma, self.aux_loss = alpha, gamma, aux_loss
-        self.matcher = InstanceMatcher(class_weight, l1_weight, giou_weight, mask_weight, dice_weight, alpha, gamma)
+        weights = (class_weight, l1_weight, giou_weight, mask_weight, dice_weight)
+        self.matcher = InstanceMatcher(*weights, alpha, gamma, boxes=match_boxes, masks=match_masks)
 
     def forward(self, outputs: list[LayerOutput], targets: list[ClipTargets]) -> dict[str, Tensor]:
         """Weighted losses; their sum is the loss to minimise.

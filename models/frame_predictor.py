@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.baseline import Baseline
 from models.mask_head import STRIDE
 from models.referformer import ReferFormer
 from util.batch import Batch
@@ -36,7 +37,7 @@ class FramePredictor:
     the frame without its padding, and the binary mask is brought to the original size by its nearest pixels.
 
     Args:
-        model: a ReferFormer; it is moved to the device and put in evaluation mode.
+        model: a ReferFormer, or the baseline; it is moved to the device and put in evaluation mode.
         threshold: a pixel is in the mask where its probability is above this.
         precision: `float32` or `bfloat16`.
         device: `cpu` or `cuda`.
@@ -44,7 +45,7 @@ class FramePredictor:
 
     def __init__(
         self,
-        model: ReferFormer,
+        model: ReferFormer | Baseline,
         *,
         threshold: float = 0.5,
         precision: str = "float32",

@@ -20,6 +20,8 @@ class InstanceMatcher:
     Args:
         class_weight, l1_weight, giou_weight, mask_weight, dice_weight: weights of the costs.
         alpha, gamma: of the focal costs.
+        boxes: whether boxes have a part in the cost; the class always has.
+        masks: whether masks have.
     """
 
     def __init__(
@@ -31,8 +33,10 @@ class InstanceMatcher:
         dice_weight: float = 5.0,
         alpha: float = 0.25,
         gamma: float = 2.0,
+        boxes: bool = True,
+        masks: bool = True,
     ):
-        self.weights = (class_weight, l1_weight, giou_weight, mask_weight, dice_weight)
+        self.weights = (class_weight, l1_weight * boxes, giou_weight * boxes, mask_weight * masks, dice_weight * masks)
         self.alpha, self.gamma = alpha, gamma
 
     @torch.no_grad()

@@ -22,3 +22,22 @@ class LayerOutput:
     boxes: Tensor
     mask_logits: Tensor
     reference_points: Tensor
+
+
+@dataclass(frozen=True)
+class BestQuery:
+    """What the best query of a clip says, after the last layer. T frames, N queries.
+
+    Attributes:
+        query: its number.
+        scores: (T, N) reference probability of every query, on the CPU.
+        boxes: (T, N, 4) cxcywh as shares of the frame's (w, h), of every query.
+        reference_points: (T, N, 2) xy as shares of the frame's (w, h), that entered the last layer.
+        mask_logits: (T, 1, ceil(h / 4), ceil(w / 4)) of the best query.
+    """
+
+    query: int
+    scores: Tensor
+    boxes: Tensor
+    reference_points: Tensor
+    mask_logits: Tensor

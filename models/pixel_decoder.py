@@ -78,13 +78,18 @@ class VisionLanguageBlock(nn.Module):
 
 
 class PyramidLevel(nn.Module):
-    """One level: lateral 1x1 convolution, vision-language block, the coarser level added, 3x3 convolution."""
+    """One level: lateral 1x1 convolution, vision-language block, the coarser level added, 3x3 convolution.
 
-    def __init__(self, in_dim: int, dim: int, num_heads: int, ffn_dim: int, dropout: float, reduction: int):
+    Without `fusion` there is no vision-language block: a level of a plain feature pyramid network.
+    """
+
+    def __init__(
+        self, in_dim: int, dim: int, num_heads: int, ffn_dim: int, dropout: float, reduction: int, fusion: bool = True
+    ):
         super().__init__()
         self.lateral = nn.Conv2d(in_dim, dim, 1, bias=False)
         self.lateral_norm = nn.GroupNorm(8, dim)
-        self.fusion = VisionLanguageBlock(dim, num_heads, ffn_dim, dropout, reduction)
+        self.fusion = VisionLanguageBlock(dim, num_heads, ffn_dim, dropout, reduction) if fusion else None
         self.output = nn.Conv2d(dim, dim, 3, padding=1, bias=False)
         self.output_norm = nn.GroupNorm(8, dim)
         for conv in (self.lateral, self.output):
@@ -92,13 +97,14 @@ class PyramidLevel(nn.Module):
 
     def look(self, x: Tensor, position: Tensor, mask: Tensor | None) -> Tensor:
         """The part that needs no text: (B, T, h, w, in_dim) -> (B, T, h, w, C)."""
-        lateral = self.lateral_norm(self.lateral(to_convolution(x)))
-        return self.fusion.attend_frames(from_convolution(lateral, x.shape[1]), position, mask)
+        lateral = from_convolution(self.lateral_norm(self.lateral(to_convolution(x))), x.shape[1])
+        return lateral if self.fusion is None else self.fusion.attend_frames(lateral, position, mask)
 
     def read(self, x: Tensor, position: Tensor, text: TextFeatures, coarser: Tensor | None) -> Tensor:
         """The part that needs the text: `look`'s result and the coarser level -> (B, T, h, w, C)."""
         t = x.shape[1]
-        x = to_convolution(self.fusion.attend_words(x, position, text))
+        # `add_into` changes its first argument, and what `look` gave is shared by all captions of a video
+        x = to_convolution(x.clone() if self.fusion is None else self.fusion.attend_words(x, position, text))
         if coarser is not None:
             x = add_into(x, F.interpolate(to_convolution(coarser), size=x.shape[-2:], mode="nearest"))
         return from_convolution(F.relu(self.output_norm(self.output(x)), inplace=True), t)
@@ -113,6 +119,7 @@ class PixelDecoder(nn.Module):
         mask_dim: channels of the mask features.
         num_heads, ffn_dim, dropout: of the vision-language blocks.
         recompute: recompute each level in the backward pass.
+        fusion: vision-language blocks; without them this is a plain feature pyramid network.
     """
 
     REDUCTIONS = (8, 4, 2, 1)  # for strides 4, 8, 16, 32
@@ -126,10 +133,11 @@ class PixelDecoder(nn.Module):
         ffn_dim: int,
         dropout: float,
         recompute: bool = False,
+        fusion: bool = True,
     ):
         super().__init__()
         self.levels = nn.ModuleList(
-            PyramidLevel(backbone_dim if i == 0 else dim, dim, num_heads, ffn_dim, dropout, reduction)
+            PyramidLevel(backbone_dim if i == 0 else dim, dim, num_heads, ffn_dim, dropout, reduction, fusion)
             for i, reduction in enumerate(self.REDUCTIONS)
         )
         self.mask_features = nn.Conv2d(dim, mask_dim, 3, padding=1)

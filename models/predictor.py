@@ -17,12 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from models.build import build_from_checkpoint
+from models.baseline import Baseline
+from models.build import load_model
 from models.mask_head import STRIDE
-from models.referformer import ReferFormer, VisualFeatures
+from models.referformer import ReferFormer
 from models.segmentation import Segmentation, segment
+from models.visual_features import VisualFeatures
 from util.boxes import box_cxcywh_to_xyxy
-from util.checkpoint_io import CheckpointError, load_checkpoint
+from util.config import TestConfig
 from util.frames import normalise, resized_size
 from util.presence import Presence
 
@@ -79,7 +81,7 @@ class Predictor:
     window to window, and memory does not grow with the video.
 
     Args:
-        model: a ReferFormer; it is moved to the device and put in evaluation mode.
+        model: a ReferFormer, or the baseline; it is moved to the device and put in evaluation mode.
         short_side: frames are resized to this short side (pixels).
         max_long_side: and to this long side at most, or None.
         window: frames that pass the network together in `segment`.
@@ -92,7 +94,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: ReferFormer,
+        model: ReferFormer | Baseline,
         *,
         short_side: int = 360,
         max_long_side: int | None = None,
@@ -120,6 +122,7 @@ class Predictor:
         *,
         device: torch.device | str = "auto",
         text_encoder: str = "roberta-base",
+        in_all_processes: bool = False,
         **overrides: Any,
     ) -> Predictor:
         """A predictor from a checkpoint, ours or a published one.
@@ -129,19 +132,15 @@ class Predictor:
                 told from its weights.
             device: `cpu`, `cuda` or `auto`.
             text_encoder: hub name or folder of a published checkpoint's tokenizer.
+            in_all_processes: all processes of the run call this together; only the main one then reads the tokenizer.
             overrides: arguments of the constructor in place of the configuration's `test` section.
 
         Raises:
             FileNotFoundError: no such file, or no tokenizer.
             CheckpointError: the file is not a checkpoint, or not one of this architecture.
         """
-        state = load_checkpoint(path)
-        try:
-            model, config = build_from_checkpoint(state, text_encoder)
-        except ValueError as error:
-            raise CheckpointError(f"{path}: {error}") from error
-        test = config.test
-        return cls(model, device=device, **(dataclasses.asdict(test) | overrides))
+        model, config = load_model(path, text_encoder, in_all_processes=in_all_processes)
+        return build_predictor(model, dataclasses.replace(config.test, **overrides), device)
 
     @torch.inference_mode()
     def encode(self, frames: Tensor | np.ndarray) -> VideoFeatures:
@@ -219,31 +218,18 @@ class Predictor:
         self, features: VideoFeatures, caption: str, earlier: Tensor | None, keep_probabilities: bool
     ) -> Prediction:
         """Only the last layer's masks of the chosen query are made."""
-        model, visual = self.model, features.visual
-        text = model.text_encoder([caption])
-        memory, states = model.locate(visual, text)
-        last = states[-1]
-        query_scores = model.classify(last, len(states) - 1).sigmoid().amax(-1).cpu()  # (T, N)
-        summed = query_scores.sum(0) if earlier is None else query_scores.sum(0) + earlier
-        query = int(summed.argmax())
-        logits = model.mask_head.forward_composed(
-            model.build_pyramid(visual, memory, text),
-            model.pixel_decoder.mask_features,
-            last.queries[:, query : query + 1],
-            last.mask_reference(model.box_refine)[:, query : query + 1],
-            torch.tensor([features.size], device=self.device).expand(features.num_frames, -1),
-        )
+        best = self.model.answer(features.visual, self.model.text_encoder([caption]), features.size, earlier)
         h, w = features.original_size
-        boxes = box_cxcywh_to_xyxy(last.boxes.float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
-        points = last.references[..., :2].float().cpu() * torch.tensor([w, h])
-        logits = resize_logits(logits, features.size, (h, w))[:, 0]
+        boxes = box_cxcywh_to_xyxy(best.boxes.float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
+        points = best.reference_points.float().cpu() * torch.tensor([w, h])
+        logits = resize_logits(best.mask_logits, features.size, (h, w))[:, 0]
         return Prediction(
             caption,
             masks=(logits > self.logit_threshold).cpu(),
-            boxes=boxes[:, query],
-            scores=query_scores[:, query],
-            query=query,
-            query_scores=query_scores,
+            boxes=boxes[:, best.query],
+            scores=best.scores[:, best.query],
+            query=best.query,
+            query_scores=best.scores,
             query_boxes=boxes,
             reference_points=points,
             probabilities=logits.sigmoid().cpu() if keep_probabilities else None,
@@ -274,3 +260,10 @@ def resize_logits(logits: Tensor, size: tuple[int, int], original_size: tuple[in
     padded = F.pad(logits, (0, 1, 0, 1), mode="replicate")
     resized = F.interpolate(padded, scale_factor=scale, mode="bilinear", align_corners=False)
     return resized[..., : original_size[0], : original_size[1]]
+
+
+def build_predictor(
+    model: ReferFormer | Baseline, settings: TestConfig, device: torch.device | str = "auto"
+) -> Predictor:
+    """What runs a model on videos with the settings of `test`."""
+    return Predictor(model, device=device, **dataclasses.asdict(settings))

@@ -29,6 +29,8 @@ _FIXED = {
     "position_embedding": "sine",
     "controller_layers": 3,
 }
+# Settings of ours that the published program has no argument for, with what it does.
+_ONLY = {"architecture": "referformer", "fpn_fusion": True, "position_in_content": 0, "temporal_shift": 0}
 _DATASET_OF_CLASSES = {1: "ytvos", 65: "ytvos", 78: "davis", 91: "coco"}
 # Published argument -> setting; what keys and shapes tell is not read from the arguments, only written there.
 _ARGUMENTS = {
@@ -87,9 +89,9 @@ def published_args(settings: Mapping[str, Any]) -> argparse.Namespace:
     """
     if settings["backbone"] not in BACKBONES:
         raise ValueError(f"model.backbone is {settings['backbone']}; the published code has {', '.join(BACKBONES)}")
-    for name in ("position_in_content", "temporal_shift"):
-        if settings[name]:
-            raise ValueError(f"model.{name} is {settings[name]}; the published code has nothing of the kind, only 0")
+    for name, value in _ONLY.items():
+        if settings[name] != value:
+            raise ValueError(f"model.{name} is {settings[name]}; the published code has only {value}")
     if settings["num_classes"] not in _DATASET_OF_CLASSES:
         known = ", ".join(map(str, _DATASET_OF_CLASSES))
         raise ValueError(f"model.num_classes is {settings['num_classes']}; the published code has {known}")

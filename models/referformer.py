@@ -7,11 +7,9 @@ Maps are channels-last, (B, T, h, w, C); padding masks are True on padding; size
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.backbones import Backbone
@@ -19,31 +17,10 @@ from models.deformable_transformer import DecoderState, DeformableTransformer, M
 from models.feed_forward import MLP
 from models.fusion import EarlyFusion
 from models.mask_head import DynamicMaskHead
-from models.outputs import LayerOutput
-from models.pixel_decoder import PixelDecoder, from_convolution
-from models.position_encoding import sine_position_2d
+from models.outputs import BestQuery, LayerOutput
+from models.pixel_decoder import PixelDecoder
 from models.text_encoder import TextEncoder, TextFeatures, Tokens
-
-# Wavelengths of one to twenty frames, so that every channel tells places apart; with the 10,000 of the attention's
-# positions most channels are constant over a frame.
-CONTENT_TEMPERATURE = 20.0
-
-
-@dataclass(frozen=True)
-class VisualFeatures:
-    """What the model knows of a clip before it reads a sentence.
-
-    Attributes:
-        maps: (B, T, h, w, C) of strides 8, 16, 32, 64, projected.
-        finest: (B, T, H/4, W/4, C), the pyramid's finest level up to where it reads the text.
-        positions: (B, h, w, C) sine positions of strides 4, 8, 16, 32, 64.
-        masks: (B, h, w) padding masks of the same strides, or None when nothing is padded.
-    """
-
-    maps: list[Tensor]
-    finest: Tensor
-    positions: list[Tensor]
-    masks: list[Tensor] | None
+from models.visual_features import VisualFeatures, input_projections, look
 
 
 class ReferFormer(nn.Module):
@@ -82,7 +59,7 @@ class ReferFormer(nn.Module):
     ):
         super().__init__()
         self.backbone, self.text_encoder = backbone, text_encoder
-        self.input_proj = _input_projections(backbone.channels[1:], dim, num_feature_levels)
+        self.input_proj = input_projections(backbone.channels[1:], dim, num_feature_levels)
         self.fusion = EarlyFusion(dim, num_heads)
         self.transformer = transformer
         self.query_embed = nn.Embedding(num_queries, dim)
@@ -129,37 +106,15 @@ class ReferFormer(nn.Module):
         self, frames: Tensor, padding_mask: Tensor | None = None, annotated_frame: Tensor | None = None
     ) -> VisualFeatures:
         """All the work that needs no text, done once per video."""
-        b, t = frames.shape[:2]
-        if padding_mask is not None:
-            # The frames of a clip are of one size, so one mask a clip does; a CPU sees for free whether any is needed.
-            padding_mask = padding_mask[:, 0]
-            if padding_mask.device.type == "cpu" and not padding_mask.any():
-                padding_mask = None
-        maps = self.backbone(frames)
-        if annotated_frame is not None:
-            kept = annotated_frame + torch.arange(b, device=frames.device) * t
-            maps, t = [m[kept] for m in maps], 1
-        projected = []
-        for i, projection in enumerate(self.input_proj):
-            source = maps[i + 1] if i < 3 else maps[3] if i == 3 else projected[-1]
-            projected.append(projection(source))
-
-        sizes = [tuple(m.shape[-2:]) for m in (maps[0], *projected)]
-        masks = [frames.new_zeros((1, *size), dtype=torch.bool) for size in sizes]
-        if padding_mask is not None:
-            masks = [F.interpolate(padding_mask[:, None].float(), size=size)[:, 0].bool() for size in sizes]
-        dim = self.query_embed.embedding_dim
-        positions = [sine_position_2d(mask, dim).expand(b, -1, -1, -1) for mask in masks]
-        projected = [from_convolution(m, t) for m in projected]
-        if self.position_in_content:
-            for i, mask in enumerate(masks[1:]):
-                position = self.position_in_content * sine_position_2d(mask, dim, CONTENT_TEMPERATURE)
-                projected[i] = projected[i] + position[:, None].to(projected[i].dtype)
-        masks = None if padding_mask is None else masks
-        finest = self.pixel_decoder.look_finest(
-            from_convolution(maps[0], t), positions[0], None if masks is None else masks[0]
+        return look(
+            self.backbone,
+            self.input_proj,
+            self.pixel_decoder,
+            frames,
+            padding_mask,
+            annotated_frame,
+            position_in_content=self.position_in_content,
         )
-        return VisualFeatures(projected, finest, positions, masks)
 
     def locate(self, visual: VisualFeatures, text: TextFeatures) -> tuple[Memory, list[DecoderState]]:
         """Fuse words into the maps, encode them, and let the conditional queries find the object."""
@@ -201,17 +156,30 @@ class ReferFormer(nn.Module):
             for i, (state, layer_masks) in enumerate(zip(states, masks.split(n, dim=1), strict=True))
         ]
 
+    def answer(
+        self, visual: VisualFeatures, text: TextFeatures, size: tuple[int, int], earlier: Tensor | None = None
+    ) -> BestQuery:
+        """The query with the best mean score (equation 6), and the last layer's masks of it alone.
+
+        Args:
+            visual: of one clip.
+            text: of one caption.
+            size: (h, w) of the frames.
+            earlier: (N,) summed scores of the queries in earlier windows, or None.
+        """
+        memory, states = self.locate(visual, text)
+        last = states[-1]
+        scores = self.classify(last, len(states) - 1).sigmoid().amax(-1).cpu()  # (T, N)
+        query = int((scores.sum(0) if earlier is None else scores.sum(0) + earlier).argmax())
+        logits = self.mask_head.forward_composed(
+            self.build_pyramid(visual, memory, text),
+            self.pixel_decoder.mask_features,
+            last.queries[:, query : query + 1],
+            last.mask_reference(self.box_refine)[:, query : query + 1],
+            torch.tensor([size], device=last.boxes.device).expand(len(scores), -1),
+        )
+        return BestQuery(query, scores, last.boxes, last.references[..., :2], logits)
+
     def checkpoint_extras(self) -> dict[str, Any]:
         """What a checkpoint carries beside the weights, so that it needs no other file."""
         return {"text": self.text_encoder.assets()}
-
-
-def _input_projections(channels: tuple[int, ...], dim: int, num_levels: int) -> nn.ModuleList:
-    """1x1 convolutions for strides 8, 16, 32, then 3x3 ones with stride 2, each with a GroupNorm."""
-    projections = [nn.Conv2d(c, dim, 1) for c in channels]
-    projections += [nn.Conv2d(channels[-1], dim, 3, stride=2, padding=1)] * (num_levels > 3)
-    projections += [nn.Conv2d(dim, dim, 3, stride=2, padding=1) for _ in range(num_levels - 4)]
-    for conv in projections:
-        nn.init.xavier_uniform_(conv.weight)
-        nn.init.zeros_(conv.bias)
-    return nn.ModuleList(nn.Sequential(conv, nn.GroupNorm(32, dim)) for conv in projections)

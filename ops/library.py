@@ -6,6 +6,7 @@ rest holds without them, so an exported program can be read anywhere.
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,7 @@ def _load_kernels() -> str | None:
 LOAD_FAILURE = _load_kernels()
 
 
+@functools.cache  # asked for in every call
 def has_kernels(device_type: str) -> bool:
     """Whether compiled kernels for `cpu` or `cuda` are loaded."""
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device_type)

@@ -1,3 +1,4 @@
+# ruff: noqa: T201
 """Build the compiled attention kernels in place: `python ops/setup.py build_ext --inplace`.
 
 CUDA kernels are built where PyTorch has CUDA, a GPU is present and nvcc is found; `FORCE_CUDA=1` builds them on a
@@ -9,6 +10,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import tempfile
 from pathlib import Path
 
 import torch
@@ -40,6 +43,22 @@ if TOOLKIT is not None:
 from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension  # noqa: E402
 
 
+def openmp_flags() -> tuple[list[str], list[str]]:
+    """For compiling and for linking: without OpenMP, `at::parallel_for` uses one thread, whatever PyTorch has."""
+    compiler = os.environ.get("CXX", "c++").split()
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "probe.cpp"
+        source.write_text("#include <omp.h>\nint main() { return omp_get_max_threads() == 0; }\n")
+        probe = subprocess.run([*compiler, "-fopenmp", source, "-o", source.with_suffix("")], capture_output=True)
+    if probe.returncode:
+        print(f"{compiler[0]} has no OpenMP: the CPU kernels will use one thread only")
+        return [], []
+    # PyTorch's own copy of the GNU runtime, where it brings one, has the threads that `torch.set_num_threads` counts.
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True).stdout
+    own = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return ["-fopenmp"], [str(own[0])] if own and "clang" not in version else ["-fopenmp"]
+
+
 def wants_cuda() -> bool:
     """Whether CUDA kernels are to be built here."""
     if os.environ.get("FORCE_CPU") == "1":
@@ -57,12 +76,13 @@ def wants_cuda() -> bool:
 def extension() -> CppExtension:
     """The one shared library, which PyTorch loads as operators rather than Python as a module."""
     sources = files("cpu*.cpp")
-    compile_args = {"cxx": CXX_FLAGS}
+    openmp, link_args = openmp_flags()
+    compile_args = {"cxx": CXX_FLAGS + openmp}
     if not wants_cuda():
-        return CppExtension("ops._kernels", sources, extra_compile_args=compile_args)
+        return CppExtension("ops._kernels", sources, extra_compile_args=compile_args, extra_link_args=link_args)
     sources += files("cuda*.cpp") + files("cuda*.cu")
     compile_args["nvcc"] = ["-O3"]
-    return CUDAExtension("ops._kernels", sources, extra_compile_args=compile_args)
+    return CUDAExtension("ops._kernels", sources, extra_compile_args=compile_args, extra_link_args=link_args)
 
 
 def files(pattern: str) -> list[str]:

@@ -16,7 +16,6 @@ import argparse
 import copy
 import dataclasses
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,6 +39,7 @@ from models.referformer import ReferFormer
 from models.summary import count_parameters, measure_clip
 from util.batch import ClipTargets
 from util.config import LossConfig, ModelConfig
+from util.memory import peak_memory
 
 FORMULATIONS = ("published", "ours")
 CAPTION = "a b c d e f g h i j"
@@ -147,7 +147,7 @@ def peak_gb(device: str) -> float:
     """Peak memory of this process so far: resident on a CPU, allocated on a GPU."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    return peak_memory() / 1e9
 
 
 def measure_memory(args: argparse.Namespace, formulation: str, mode: str, precision: str) -> float:

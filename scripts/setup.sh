@@ -73,6 +73,7 @@ build_op() {
     if PATH="$PWD/$venv/bin:$venv/bin:$PATH" CXX=$compiler "$venv/bin/python" ops/setup.py build_ext --inplace >"$op_log" 2>&1; then
         echo "built $hash" >"$op_stamp"
         say "built in $((SECONDS - began)) s"
+        grep 'has no OpenMP' "$op_log" | sed 's/^/setup: /' || true
     else
         echo "failed $hash" >"$op_stamp"
         tail -n 5 "$op_log"

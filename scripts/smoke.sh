@@ -31,8 +31,8 @@ assert [record["epoch"] for record in records] == list(range(len(records))), rec
 END
 
 echo "smoke: evaluating the checkpoint again gives what the training saw"
-"$python" main.py --train.evaluate_only "$folder/run/checkpoint.pth" --config configs/smoke.yaml \
-    --data.root "$folder/data" | tail -n 1 >"$folder/evaluation.json"
+"$python" main.py --train.evaluate_only "$folder/run/checkpoint.pth" --data.root "$folder/data" \
+    | tail -n 1 >"$folder/evaluation.json"
 "$python" - "$folder" <<'END'
 import json, pathlib, sys
 folder = pathlib.Path(sys.argv[1])

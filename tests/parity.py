@@ -44,8 +44,8 @@ def build_case_model(case: dict) -> ReferFormer:
     parser = argparse.ArgumentParser()
     parser.add_argument("--no_rel_coord", action="store_true")
     parser.add_argument("--num_queries", type=int, default=5)
-    flags = case.get("flags", [])
-    flags = parser.parse_args(flags.split() if isinstance(flags, str) else flags)
+    flags = case.get("flags", "")
+    flags = parser.parse_args((flags if isinstance(flags, str) else " ".join(flags)).split())
     config = ModelConfig(
         backbone=case["backbone"],
         num_classes=1 if case.get("binary", True) else 65,

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import pickle
 import resource
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -12,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from util.checkpoint_contents import RESUME_KEYS
 from util.checkpoint_io import (
-    RESUME_KEYS,
     CheckpointError,
     find_newest,
     keep_copy,
@@ -23,6 +25,7 @@ from util.checkpoint_io import (
 )
 
 WEIGHTS = {"head.weight": torch.arange(6.0).reshape(2, 3)}
+ANY, RUN = False, True  # whether only a run that resumes minds
 
 
 class Malicious:
@@ -36,11 +39,25 @@ class Malicious:
 
 
 def _state(**more: Any) -> dict[str, Any]:
-    return {key: {} for key in RESUME_KEYS} | {"model": WEIGHTS, "step": 3, "epoch": 1} | more
+    state = {
+        "model": WEIGHTS,
+        "config": {"model": {}},
+        "optimizer": {"state": {}, "param_groups": []},
+        "scheduler": {},
+        "step": 3,
+        "epoch": 1,
+        "rng": [],
+        "sampler": {"batches_done": 0, "batches_per_epoch": 4},
+        "progress": {"means": {"means": {}, "count": 0}, "seconds": 0.5, "record": None},
+    }
+    assert state.keys() == set(RESUME_KEYS)
+    return state | more
 
 
 def test_round_trip_keeps_kinds(tmp_path: Path) -> None:
-    state = _state(config={"lr": 1e-4, "drops": (3, 5), "name": None, "on": True}, rng=[torch.get_rng_state(), [1, 2]])
+    state = _state(
+        config={"model": {}, "lr": 1e-4, "drops": (3, 5), "name": None, "on": True}, rng=[torch.get_rng_state(), [1, 2]]
+    )
     save_checkpoint(tmp_path / "new" / "checkpoint.pth", state)
     loaded = load_checkpoint(tmp_path / "new" / "checkpoint.pth", resumable=True)
     assert loaded["config"] == state["config"]
@@ -214,3 +231,57 @@ def test_a_kept_copy_stays_when_the_newest_is_replaced(
     save_checkpoint(tmp_path / "checkpoint.pth", _state(step=2))
     assert load_checkpoint(tmp_path / "checkpoint_0001.pth")["step"] == 1
     assert load_checkpoint(tmp_path / "checkpoint.pth")["step"] == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "resumable"),
+    [
+        ({"model": {}}, "its `model` holds no weights", ANY),
+        ({"model": WEIGHTS | {"a": torch.tensor([0.0, torch.nan])}}, "not finite numbers: a;", ANY),
+        ({"model": {"a": torch.tensor(torch.inf), "b": -torch.tensor(torch.inf)}}, "numbers: a and 1 more;", ANY),
+        ({"config": [1]}, "its `config` is of type list, not a dict", ANY),
+        ({"extras": 3}, "its `extras` is of type int, not a dict", ANY),
+        ({"config": {}}, "it has no `config.model`", RUN),
+        ({"optimizer": None}, "its `optimizer` is of type NoneType", RUN),
+        ({"optimizer": {"state": {}}}, "it has no `optimizer.param_groups`", RUN),
+        ({"step": "3"}, "its `step` is of type str, not int", RUN),
+        ({"epoch": True}, "its `epoch` is of type bool, not int", RUN),
+        ({"epoch": -1}, "its position is impossible: step 3, epoch -1", RUN),
+        ({"sampler": {"batches_done": 5, "batches_per_epoch": 4}}, "5 of 4 batches", RUN),
+        ({"sampler": {"batches_done": 0}}, "it has no `sampler.batches_per_epoch`", RUN),
+        ({"rng": {}}, "its `rng` is of type dict, not list", RUN),
+        (
+            {"progress": {"means": {"means": {}, "count": 0}, "seconds": 0.0, "record": 1}},
+            "`progress.record` is of",
+            RUN,
+        ),
+    ],
+)
+def test_wrong_contents_are_named(change: dict, words: str, resumable: bool, tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.pth"
+    save_checkpoint(path, _state(**change))
+    with pytest.raises(CheckpointError) as raised:
+        load_checkpoint(path, resumable=resumable)
+    message = str(raised.value)
+    assert message.startswith(f"{path}: ") and words in message and "older checkpoint" in message, message
+    if resumable:
+        load_checkpoint(path)  # its weights are fine
+
+
+def test_a_copy_is_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_checkpoint(tmp_path / "checkpoint.pth", _state())
+
+    def link(*_: object) -> None:
+        raise OSError(errno.EPERM, "no hard links here")
+
+    def copyfile(source: Path, target: Path) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:100])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "link", link)
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"cannot write .*copy\.pth: No space left"):
+        patch.setattr(shutil, "copyfile", copyfile)
+        keep_copy(tmp_path / "checkpoint.pth", tmp_path / "copy.pth")
+    assert os.listdir(tmp_path) == ["checkpoint.pth"]
+    keep_copy(tmp_path / "checkpoint.pth", tmp_path / "copy.pth")
+    assert load_checkpoint(tmp_path / "copy.pth")["step"] == 3

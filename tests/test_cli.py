@@ -11,7 +11,7 @@ from util.config import Config
 
 def _file(folder: Path, name: str, text: str) -> str:
     path = folder / name
-    path.write_text(text)
+    path.write_text(text, errors="surrogateescape")
     return str(path)
 
 
@@ -52,6 +52,7 @@ def test_options_and_files_override_from_left_to_right(tmp_path: Path) -> None:
         (["--optim.lr", "nan"], ["optim.lr"]),
         (["--optim.lr_drops", "[5, 3]"], ["optim.lr_drops", "rise"]),
         (["--config"], ["--config"]),
+        (["--model", "3"], ["model"]),
         (["stray"], ["stray"]),
     ],
 )
@@ -69,14 +70,34 @@ def test_wrong_options_are_named(argv: list[str], words: list[str], capsys: pyte
         ("optim: {lr: true}", ["optim.lr", "bad.yaml"]),
         ("model: [", ["bad.yaml"]),
         ("", ["bad.yaml"]),
-        ("train: {num_threads: -1}", ["train.num_threads"]),
+        ("- 1", ["bad.yaml"]),
+        ("config: good.yaml", ["bad.yaml: a file does not name another", "--config"]),
+        ("model: 3", ["bad.yaml", "model is 3", "fields and values"]),
+        ("model: {a: \udcff}", ["bad.yaml", "utf-8"]),
+        ("train: {num_threads: -1}", ["bad.yaml", "train.num_threads is -1"]),
+        ("optim: {lr: .nan}", ["bad.yaml", "optim.lr is nan"]),
+        ("test: {max_long_side: 100}", ["bad.yaml", "test.max_long_side is 100"]),
     ],
 )
 def test_wrong_files_are_named(text: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     good = _file(tmp_path, "good.yaml", "model: {num_queries: 2}")
     message = _error(["--config", good, "--config", _file(tmp_path, "bad.yaml", text)], capsys)
     assert all(word in message for word in words), message
-    assert "good.yaml" not in message
+    assert "good.yaml" not in message, "that file is fine"
+
+
+def test_a_value_is_blamed_on_where_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = _file(tmp_path, "bad.yaml", "optim: {lr: -1.0, weight_decay: -2.0}")
+    mending = _file(tmp_path, "mending.yaml", "optim: {lr: 1.0}")
+    message = _error(["--config", bad, "--config", mending], capsys)
+    assert message.startswith(f"error: {bad}: optim.weight_decay is -2.0")
+    message = _error(["--config", bad, "--optim.weight_decay", "0", "--optim.lr", "-3"], capsys)
+    assert message.startswith("error: optim.lr is -3.0"), "an option's value is no file's"
+    fine = _file(tmp_path, "fine.yaml", "test: {short_side: 700}")
+    together = _error(["--config", fine, "--config", _file(tmp_path, "b.yaml", "test: {max_long_side: 640}")], capsys)
+    assert "b.yaml: test.max_long_side is 640" in together and "fine.yaml" not in together
+    other = _file(tmp_path, "heads.yaml", "model: {num_heads: 3}")
+    assert "heads.yaml: model.hidden_dim is 256" in _error(["--config", fine, "--config", other], capsys)
 
 
 def test_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,10 +106,11 @@ def test_missing_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_help_explains_every_field(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        parse(["--help"], description="What the program does.")
+        parse(["--help"], description="What the program does.\n\npython main.py\npython main.py --help\n")
     assert stopped.value.code == 0
-    text = " ".join(capsys.readouterr().out.split())
-    assert "What the program does." in text
+    printed = capsys.readouterr().out
+    assert "What the program does.\n\npython main.py\npython main.py --help\n" in printed, "its own lines"
+    text = " ".join(printed.split())
     assert "keep the text encoder's weights" in text
     for section, fields in Config().to_dict().items():
         for name in fields:

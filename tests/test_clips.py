@@ -96,7 +96,7 @@ def test_labels(tmp_path: Path) -> None:
 
 def test_split_that_cannot_be_trained_on(tmp_path: Path) -> None:
     write_tree(tmp_path, "valid", annotated=False)
-    with pytest.raises(FileNotFoundError, match=r"Annotations: no such folder; the split valid has no annotations"):
+    with pytest.raises(FileNotFoundError, match=r"Annotations: not there; the split valid has no annotations"):
         dataset(tmp_path, split="valid")
     (tmp_path / "valid" / "Annotations").mkdir()
     with pytest.raises(ValueError, match=r"meta_expressions\.json: no expression names its object"):

@@ -110,7 +110,7 @@ def test_errors_arrive_as_one_clear_line(tmp_path: Path, num_workers: int) -> No
         list(batches(config_of(tmp_path, num_workers), [(0, 0)]))
     for path in folder.glob("*/*.jpg"):
         path.unlink()
-    with pytest.raises(FileNotFoundError, match=rf"^{folder}/video\d/\d+\.jpg: missing"):
+    with pytest.raises(FileNotFoundError, match=rf"^{folder}/video\d/\d+\.jpg is missing"):
         list(batches(config_of(tmp_path, num_workers), [(0, 0)]))
 
 

@@ -394,3 +394,37 @@ def test_the_scoring_program_with_several_processes(results: Path, prepared: Pat
     assert contents(tmp_path) == tables
     done = subprocess.run([*argv, "--split", "nowhere"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.startswith("error: ") and "nowhere" in done.stderr
+
+
+def test_expressions_about_objects_that_come_later_leave_the_protocol_alone(prepared: Path, tmp_path: Path) -> None:
+    """Object 9 is not in the first frame, so it is none of the protocol; its expressions are scored all the same.
+
+    The other object is never found, and an empty mask would be a better match of its empty frames than the result is.
+    """
+    frames, root, results = ["00000", "00001", "00002", "00003"], tmp_path / "data", tmp_path / "results"
+    later = {f"{k}": {"exp": "the late one", "obj_id": "9"} for k in range(4, 8)}
+    first = {f"{k}": {"exp": "the first one", "obj_id": "1"} for k in range(4)}
+    for t, frame in enumerate(frames):
+        truth, result = np.zeros((2, 40, 50), np.uint8)
+        if t == 0:
+            truth[5:20, 5:20] = 1
+        else:
+            truth[20:30, 30:45] = 9
+        result[30:36, 5:10] = 1
+        result[truth == 9] = 9
+        for path, ids in (
+            (root / "valid/Annotations/v", truth),
+            *((results / f"anno_{k}/v", result) for k in range(4)),
+        ):
+            path.mkdir(parents=True, exist_ok=True)
+            write_object_ids(path / f"{frame}.png", ids)
+    path = root / "meta_expressions" / "valid" / "meta_expressions.json"
+    path.parent.mkdir(parents=True)
+    scores = {}
+    for name, expressions in (("with", first | later), ("without", first)):
+        path.write_text(json.dumps({"videos": {"v": {"frames": frames, "expressions": expressions}}}))
+        scores[name] = score(results, root)
+    assert scores["with"]["mean"] == scores["without"]["mean"]
+    rows = read_table(results / "davis_expressions.csv")
+    assert len(rows) == 4
+    assert scores["with"]["expressions"]["J"] == pytest.approx((0 + 1) / 2)

@@ -140,6 +140,22 @@ def test_missing_masks_are_named_or_count_zero(tree: Path) -> None:
     assert eval_jf.main(arguments(tree, "--missing", "zero"))["J"] == pytest.approx((2 / 3 + 1 / 2 + 3) / 5)
 
 
+def test_missing_masks_count_as_empty(tree: Path) -> None:
+    """Object 1 of the first video is gone in its last frame, where an empty mask is right and a score of 0 is not."""
+    assert not (object_ids("one", 2) == 1).any() and (object_ids("one", 0) == 1).any()
+    paths = [result(tree, "one", "0", FRAMES[0]), result(tree, "one", "0", FRAMES[2])]
+    for path in paths:
+        write_mask(path, np.zeros(SIZE, dtype=bool))
+    written = eval_jf.main(arguments(tree))
+    for path in paths:
+        path.unlink()
+    assert eval_jf.main(arguments(tree, "--allow_missing")) == written
+    assert eval_jf.main(arguments(tree, "--missing", "zero"))["J"] == pytest.approx(written["J"] - 1 / 3 / 5)
+    Image.new("L", SIZE[::-1], 1).save(result(tree))
+    with pytest.raises(SubmissionError, match="0 and 255"):  # a malformed one is none that is missing
+        eval_jf.main(arguments(tree, "--allow_missing"))
+
+
 def test_malformed_masks_are_named_or_count_zero(tree: Path) -> None:
     Image.new("L", SIZE[::-1], 1).save(result(tree))
     with pytest.raises(SubmissionError, match=r"one/0/00000\.png.*0 and 255"):

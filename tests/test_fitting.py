@@ -15,6 +15,7 @@ from torch import Tensor
 
 import engine
 import fitting
+import resuming
 from util.checkpoint_io import CheckpointError, load_checkpoint, save_checkpoint
 from util.cli import parse
 from util.config import Config
@@ -104,6 +105,17 @@ def whole(tiny_model: list[str], tmp_path_factory: pytest.TempPathFactory) -> Co
     return config
 
 
+@pytest.fixture(scope="module")
+def mid_epoch(tiny_model: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, Path]:
+    """A run that stopped in the middle of its first epoch, and its checkpoint; tests only read it."""
+    folder = tmp_path_factory.mktemp("mid_epoch")
+    config = _config([*tiny_model, "--train.output_dir", str(folder)])
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        _crash_before_step(patch, 3)
+        _fit(config)
+    return config, folder / "checkpoint.pth"
+
+
 def _num_steps(config: Config) -> int:
     return _checkpoint(config)["step"] // 2
 
@@ -185,7 +197,9 @@ def test_resuming_takes_milestones_and_rates_from_the_current_settings(tiny_opti
         (["--model.num_queries", "4"], ["model.num_queries (3 then, 4 now)", "init_checkpoint"]),
         (["--model.num_heads", "8"], ["model.num_heads (4 then, 8 now)"]),
         (["--model.freeze_text_encoder", "true"], ["trains other parameters", "text_encoder"]),
-        (["--optim.batch_size", "2"], ["middle of an epoch", "optim.batch_size"]),
+        (["--optim.batch_size", "2"], ["middle of an epoch", "optim.batch_size was 1 and is 2 now"]),
+        (["--train.seed", "7"], ["middle of an epoch", "train.seed was 42 and is 7 now"]),
+        (["--optim.accumulate_steps", "1"], ["middle of an epoch", "optim.accumulate_steps was 3 and is 1 now"]),
     ],
 )
 def test_a_run_that_does_not_fit_is_refused(
@@ -203,6 +217,53 @@ def test_a_run_that_does_not_fit_is_refused(
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ({"number of clips": 99}, "number of clips was 99 and is"),
+        ({"number of processes": 2}, "number of processes was 2 and is 1 now"),
+        ({"optim.batch_size": 2, "number of processes": 3}, "number of processes was 3 and is 1 now, optim.batch_size"),
+        (None, "it had 99 batches"),
+    ],
+)
+def test_another_order_within_an_epoch_is_refused(
+    order: dict[str, int] | None, words: str, mid_epoch: tuple[Config, Path], tmp_path: Path
+) -> None:
+    config, path = mid_epoch
+    state = load_checkpoint(path)
+    if order is None:  # a checkpoint that says no more than how many batches there are
+        del state["sampler"]["order"]
+        state["sampler"]["batches_per_epoch"] = 99
+    else:
+        state["sampler"]["order"] |= order
+    save_checkpoint(tmp_path / "other.pth", state)
+    with pytest.raises(CheckpointError, match=words):
+        _fit(_other_folder(config, tmp_path / "run", resume=str(tmp_path / "other.pth")))
+    state |= {"epoch": 2, "sampler": state["sampler"] | {"batches_done": 0}}
+    save_checkpoint(tmp_path / "other.pth", state)
+    _fit(_other_folder(config, tmp_path / "run", resume=str(tmp_path / "other.pth")))  # between epochs nothing is lost
+
+
+@pytest.mark.parametrize("order", [None, {"optim.batch_size": 1, "number of processes": 2}])
+def test_the_same_order_within_an_epoch_goes_on(
+    order: dict[str, int] | None, mid_epoch: tuple[Config, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, path = mid_epoch
+    config = dataclasses.replace(config, optim=dataclasses.replace(config.optim, batch_size=2))
+    state = load_checkpoint(path)
+    if order is None:
+        del state["sampler"]["order"]
+        config = mid_epoch[0]
+    else:
+        state["sampler"] |= {"order": state["sampler"]["order"] | order}
+        state["sampler"]["batches_per_epoch"] //= 2
+        state["sampler"]["batches_done"] = 3
+    save_checkpoint(tmp_path / "same.pth", state)
+    _crash_before_step(monkeypatch, state["step"])
+    with pytest.raises(Crash):
+        _fit(_other_folder(config, tmp_path / "run", resume=str(tmp_path / "same.pth")))
+
+
 def test_weights_of_another_network_are_listed(tiny_options: list[str], whole: Config, tmp_path: Path) -> None:
     path = tmp_path / "other.pth"
     state = _checkpoint(whole)
@@ -212,6 +273,37 @@ def test_weights_of_another_network_are_listed(tiny_options: list[str], whole: C
     with pytest.raises(CheckpointError) as raised:
         _fit(_config(tiny_options, "--train.init_checkpoint", str(path)))
     assert all(word in str(raised.value) for word in ("query_embed.weight", "stranger", str(path)))
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda state: state["rng"][0].pop("numpy"), "`rng` is damaged (KeyError('numpy'))"),
+        (lambda state: state["rng"][0].update(torch=torch.zeros(3)), "`rng` is damaged"),
+        (lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.zeros(7)), "is (7,), the parameter ("),
+        (lambda state: state["optimizer"]["state"].update({0: 5}), "`optimizer` is damaged"),
+        (lambda state: state["optimizer"]["param_groups"][0].pop("param_names"), "`optimizer` is damaged"),
+        (lambda state: state["progress"]["means"].update(means={"loss": "high"}), "`progress` is damaged"),
+        (lambda state: state["model"]["query_embed.weight"].fill_(torch.nan), "not finite numbers: query_embed.weight"),
+        (
+            lambda state: state["model"].update({"query_embed.weight": torch.zeros(2, 2)}),
+            "query_embed.weight is (2, 2)",
+        ),
+        (lambda state: state.pop("sampler"), "has no sampler"),
+        (lambda state: state["sampler"].update(batches_done=1, order=[1]), "`sampler` is damaged"),
+    ],
+)
+def test_damaged_contents_are_refused_before_anything_changes(
+    damage: Callable[[dict[str, Any]], Any], words: str, tiny_options: list[str], whole: Config, tmp_path: Path
+) -> None:
+    path, state = tmp_path / "damaged.pth", _checkpoint(whole)
+    damage(state)
+    save_checkpoint(path, state)
+    with pytest.raises(CheckpointError) as raised:
+        _fit(_config(tiny_options, "--train.resume", str(path)))
+    message = str(raised.value)
+    assert message.startswith(str(path)) and words in message and "\n" not in message, message
+    assert not (tmp_path / "run").exists()
 
 
 def test_finetuning_starts_from_weights_alone(tiny_options: list[str], whole: Config, tmp_path: Path) -> None:
@@ -235,14 +327,30 @@ def test_a_new_run_in_an_old_folder_loses_nothing(tmp_path: Path, caplog: pytest
         for name in ("checkpoint.pth", "checkpoint_0001.pth", "log.jsonl"):
             (tmp_path / name).write_text(f"{name} of run {number}")
         with caplog.at_level("WARNING"):
-            fitting.set_aside(tmp_path)
+            resuming.set_aside(tmp_path)
         assert not list(tmp_path.glob("*.*"))
     for number in range(3):
         for name in ("checkpoint.pth", "checkpoint_0001.pth", "log.jsonl"):
             assert (tmp_path / f"previous_{number + 1}" / name).read_text() == f"{name} of run {number}"
     assert "train.resume" in caplog.text
-    fitting.set_aside(tmp_path)
+    resuming.set_aside(tmp_path)
     assert len(list(tmp_path.iterdir())) == 3, "nothing to set aside"
+
+
+def test_resuming_from_elsewhere_keeps_the_run_that_was_here(tiny_options: list[str], whole: Config) -> None:
+    here, there = _config(tiny_options, "--optim.epochs", "1"), Path(whole.train.output_dir)
+    _fit(here)
+    folder = Path(here.train.output_dir)
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    _fit(_config(tiny_options, "--optim.epochs", "3", "--train.resume", str(there / "checkpoint.pth")))
+    for name in ("checkpoint.pth", "log.jsonl", "config.json"):
+        assert (folder / "previous_1" / name).read_bytes() == before[name]
+    assert [record["epoch"] for record in read_records(folder / "log.jsonl")] == [0, 1, 2]
+    assert read_records(folder / "log.jsonl")[:2] == read_records(there / "log.jsonl")
+    link = folder.with_name("link")
+    link.symlink_to(folder)
+    _fit(_config(tiny_options, "--optim.epochs", "3", "--train.resume", str(link / "checkpoint.pth")))
+    assert not (folder / "previous_2").exists(), "the folder's own run was set aside"
 
 
 def test_kept_epochs(tiny_options: list[str]) -> None:
@@ -264,10 +372,25 @@ def test_a_loss_that_is_not_finite_keeps_the_last_checkpoint(config: Config, mon
     monkeypatch.setattr(engine, "optimizer_step", poison)
     with pytest.raises(FloatingPointError) as raised:
         _fit(config)
-    assert all(word in str(raised.value) for word in ("step 3", "class", "dice_0"))
+    newest = str(Path(config.train.output_dir) / "checkpoint.pth")
+    cures = ("train.resume auto", "lower optim.lr (it is 0.001)", "optim.clip_grad_norm lower (it is 0.1)")
+    words = ("step 3", "class", "dice_0", "clips ", newest, *cures)
+    assert all(word in str(raised.value) for word in words), str(raised.value)
+    assert "precision" not in str(raised.value), "it is float32 already"
     state = _checkpoint(config)
     assert state["step"] == 2
     assert all(weight.isfinite().all() for weight in state["model"].values() if weight.is_floating_point())
+
+
+def test_a_loss_that_is_not_finite_at_once_names_other_cures(
+    tiny_options: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = _config(tiny_options, "--optim.clip_grad_norm", "0", "--optim.precision", "bfloat16")
+    monkeypatch.setattr(engine, "optimizer_step", _raise(FloatingPointError("the loss is not finite")))
+    with pytest.raises(FloatingPointError) as raised:
+        _fit(config)
+    words = ("not finite. No checkpoint was saved yet", "clip_grad_norm above 0", "optim.precision float32")
+    assert all(word in str(raised.value) for word in words), str(raised.value)
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -284,6 +407,21 @@ def test_a_full_disk_keeps_the_last_checkpoint(config: Config, monkeypatch: pyte
         _fit(config)
     assert _checkpoint(config)["step"] == 2
     assert not list(Path(config.train.output_dir).glob(".*partial"))
+
+
+@pytest.mark.parametrize("file", ["log.jsonl", "config.json"])
+def test_a_full_disk_at_the_start(file: str, config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = Path.write_bytes
+
+    def write(self: Path, data: bytes) -> int:
+        if file in self.name:
+            raise OSError(28, "No space left on device")
+        return real(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    with pytest.raises(OSError, match=rf"cannot write .*{file}: No space left on device \(\d+ MB free\); free"):
+        _fit(config)
+    assert not (Path(config.train.output_dir) / file).exists()
 
 
 def test_evaluation_needs_annotations_before_training_starts(

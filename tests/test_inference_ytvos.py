@@ -17,6 +17,7 @@ from datasets.videos import VideoDataset
 from inference_ytvos import infer, list_jobs
 from models.build import build_model
 from models.predictor import Prediction
+from tests.small_model import write_small_checkpoint
 from tests.small_ytvos import change_meta, write_tree
 from util.checkpoint_io import save_checkpoint
 from util.config import Config, ModelConfig, TestConfig
@@ -366,3 +367,15 @@ def test_two_processes_write_the_same_zip_as_one(checkpoint: Path, data_root: Pa
     done = subprocess.run(argv, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1].startswith("error: ") and "--overwrite" in done.stderr
+
+
+def test_the_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, read = write_small_checkpoint(tmp_path / "checkpoint.pth"), []
+    real = torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **options: read.append(file) or real(file, **options))
+    argv = ["--checkpoint", str(path), "--data_root", "data", "--output_dir", "out", "--test.threshold", "0.25"]
+    predictor, identity = inference_ytvos.load_predictor(inference_ytvos.build_parser().parse_args(argv), ALONE.device)
+    assert read == [path]
+    assert (predictor.short_side, predictor.window) == (48, 4), "the checkpoint's settings"
+    assert predictor.logit_threshold == pytest.approx(-1.0986, abs=1e-4)
+    assert identity["test.threshold"] == 0.25 and identity["test.short_side"] == 48 and identity["split"] == "valid"

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from util.logs import Progress, RunLog, RunningMeans, Stopwatch, peak_memory_mb, read_records, set_up_logging
 
@@ -82,6 +85,87 @@ def test_console_has_one_line_and_the_file_the_traceback(tmp_path: Path, capsys:
     assert "Traceback" in (tmp_path / "train.log").read_text()
 
 
+FULL = Path("/dev/full")  # every write to it fails as on a full disk
+full_disk = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
+
+
+@full_disk
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "train.log").symlink_to(FULL)
+    set_up_logging(tmp_path)
+    for number in range(3):
+        logging.getLogger("main").info("line %d", number)
+    logging.shutdown()
+    text = capsys.readouterr().err
+    assert text.count("No space left on device") == 1 and "train.log" in text and "Traceback" not in text
+    assert all(f"line {number}" in text for number in range(3))
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=r"cannot write .*file/run/train\.log: Not a directory; .*another folder"):
+        set_up_logging(tmp_path / "file" / "run")
+
+
+@full_disk
+def test_a_record_on_a_full_disk(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    (tmp_path / "log.jsonl").unlink()
+    (tmp_path / "log.jsonl").symlink_to(FULL)
+    with pytest.raises(OSError, match=r"cannot write .*log\.jsonl: No space left .* MB free\); .*train\.resume"):
+        log.record({"epoch": 0})
+    assert log.last_epoch == -1
+    log.close()
+
+
+def _fill_disk(patch: pytest.MonkeyPatch, after: int) -> None:
+    """TensorBoard can write `after` events more."""
+    real, left = RecordWriter.write, [after]
+
+    def write(self: RecordWriter, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, data)
+
+    patch.setattr(RecordWriter, "write", write)
+
+
+def test_curves_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    hook = threading.excepthook
+    log = RunLog(tmp_path)
+    _fill_disk(monkeypatch, after=3)
+    with pytest.raises(OSError, match=r"cannot write .*tensorboard: No space left on device .*train\.resume"):
+        for step in range(100):
+            log.scalars(step, {"loss": float(step)})
+            log.record({"epoch": step})
+    log.close()
+    assert threading.excepthook == hook
+    assert not told, "the thread has no traceback of its own"
+    assert 0 < len(read_records(tmp_path / "log.jsonl")) <= 3
+
+
+def test_curves_on_a_disk_that_is_full_already(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hook = threading.excepthook
+    _fill_disk(monkeypatch, after=0)
+    with pytest.raises(OSError, match=r"cannot write .*tensorboard: No space left on device .*start again"):
+        RunLog(tmp_path)
+    assert threading.excepthook is hook
+
+
+def test_errors_of_other_threads_are_still_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told = []
+    monkeypatch.setattr(threading, "excepthook", told.append)
+    log = RunLog(tmp_path)
+    thread = threading.Thread(target=lambda: 1 / 0)
+    thread.start()
+    thread.join()
+    log.close()
+    assert [problem.exc_type for problem in told] == [ZeroDivisionError]
+
+
 def test_other_processes_say_only_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     set_up_logging(tmp_path / "run", main_process=False)
     logging.getLogger("x").info("all is well")
@@ -102,6 +186,23 @@ def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
         progress.advance("loss 0.5")
         progress.advance()
     assert "epoch 3" in terminal.getvalue() and "6/10" in terminal.getvalue() and "loss 0.5" in terminal.getvalue()
+
+
+def test_a_log_file_has_a_line_now_and_then(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    with caplog.at_level(logging.INFO), Progress(202, done=2, title="evaluation", unit="video") as progress:
+        for _ in range(10):
+            now[0] += 8.0
+            progress.advance()
+        progress.advance("loss 0.5")
+        now[0] += 29.0
+        progress.advance()
+    lines = ["evaluation 6/202  8.00 s/video", "evaluation 10/202  8.00 s/video", "evaluation 13/202  loss 0.5"]
+    assert [record.getMessage() for record in caplog.records] == lines, "every 30 s, and after a status"
+    assert capsys.readouterr().err == "", "no bar"
 
 
 def test_hidden_progress_says_nothing(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

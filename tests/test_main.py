@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from main import main
+from tests.small_model import write_small_checkpoint
 from util.checkpoint_io import load_checkpoint
 from util.logs import read_records
 
@@ -68,7 +70,11 @@ def _weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_trains_then_evaluates_from_the_checkpoint_alone(
-    tiny_options: list[str], shapes_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tiny_options: list[str],
+    shapes_root: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     record = main([*tiny_options, *QUICK, "--train.eval_every_epochs", "1"])
     folder = tmp_path / "run"
@@ -76,20 +82,28 @@ def test_trains_then_evaluates_from_the_checkpoint_alone(
     assert record == read_records(folder / "log.jsonl")[-1]
     assert 0 < record["eval"]["J&F"] < 1 and record["train"]["loss"] > 0
     capsys.readouterr()
-    options = [
-        "--data.root",
-        str(shapes_root),
-        "--train.device",
-        "cpu",
-        "--test.short_side",
-        "48",
-        "--test.threshold",
-        "0.05",
-    ]
+    monkeypatch.chdir(tmp_path)
+    options = ["--data.root", str(shapes_root), "--train.device", "cpu"]
     scores = main(["--train.evaluate_only", str(folder / "checkpoint.pth"), *options])
     assert _flat(scores) == pytest.approx(_flat(record["eval"]))
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == json.loads(json.dumps(scores))
-    assert not (ROOT / "runs" / "default").exists()
+    assert not (tmp_path / "runs").exists(), "an evaluation leaves nothing"
+
+
+def test_given_test_settings_replace_the_checkpoints(
+    tiny_options: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = []
+    monkeypatch.setattr("main.evaluate_network", lambda config, *_: used.append(config.test) or {})
+    path = write_small_checkpoint(tmp_path / "ours.pth")
+    stored = load_checkpoint(path)["config"]["test"]
+    options = ["--data.root", tiny_options[tiny_options.index("--data.root") + 1], "--train.device", "cpu"]
+    options += ["--train.evaluate_only", str(path)]
+    (tmp_path / "given.yaml").write_text("test: {window: 5}")
+    main(options)
+    main([*options, "--config", str(tmp_path / "given.yaml"), "--test.threshold", "0.5"])
+    assert dataclasses.asdict(used[0]) == stored
+    assert dataclasses.asdict(used[1]) == stored | {"window": 5, "threshold": 0.5}
 
 
 def test_training_on_one_video_lowers_the_loss(tiny_options: list[str]) -> None:
@@ -111,6 +125,21 @@ def test_mistakes_are_one_line(tiny_options: list[str], tmp_path: Path) -> None:
         assert process.returncode == 1
         assert words in output and "Traceback" not in output, output
         assert "Traceback" in (tmp_path / "run" / "train.log").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data.root", "nowhere"], "nowhere: no such folder"),
+        (["--optim.lr", "-1"], "error: optim.lr is -1.0"),
+    ],
+)
+def test_mistakes_are_told_once_by_two_processes(arguments: list[str], words: str, tiny_options: list[str]) -> None:
+    process = _start([*tiny_options, *QUICK, *arguments], processes=2)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert output.count(words) == 1 and output.count("Traceback") <= 1, f"but for the launcher's own: {output}"
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+from models.criterion import Criterion
 from models.matcher import InstanceMatcher, assign
 from models.outputs import LayerOutput
 
@@ -81,6 +82,18 @@ def test_each_cost_is_the_formula(num_classes: int, name: str) -> None:
     torch.testing.assert_close(matcher.cost(output, *target), torch.tensor(expected), atol=1e-4, rtol=1e-4)
     best = [min(range(4), key=row.__getitem__) for row in expected]
     assert matcher(output, *target).tolist() == best
+
+
+@pytest.mark.parametrize(("left_out", "names"), [("boxes", ("l1", "giou")), ("masks", ("mask", "dice"))])
+def test_without_a_kind_of_cost(left_out: str, names: tuple[str, str]) -> None:
+    output, target = _random_case(num_classes=1)
+    zero = {f"{name}_weight": 0.0 for name in names}
+    expected = InstanceMatcher(**zero).cost(output, *target)
+    assert torch.equal(InstanceMatcher(**{left_out: False}).cost(output, *target), expected)
+    assert not torch.equal(InstanceMatcher().cost(output, *target), expected)
+    criterion = Criterion(**{f"match_{left_out}": False})
+    assert torch.equal(criterion.matcher.cost(output, *target), expected)
+    assert criterion.weights == Criterion().weights, "the losses stay"
 
 
 def test_the_perfect_query_is_matched() -> None:

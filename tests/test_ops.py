@@ -149,6 +149,30 @@ def test_few_queries_on_large_maps_have_gradients_only_where_they_look() -> None
 
 
 @needs_kernels
+def test_gradients_do_not_share_memory_that_is_used_again() -> None:
+    """A large gradient that nobody holds any longer gives its memory to the next one, whatever was written there."""
+    case = Case(batch=2, queries=2, heads=8, spatial_shapes=((90, 160), (45, 80)))
+
+    def gradient(seed: int, backend: str = "compiled") -> Tensor:
+        inputs = random_inputs(case, torch.float32, seed=seed)
+        output = ms_deform_attn(inputs[0], case.spatial_shapes, *inputs[1:], backend=backend)
+        return torch.autograd.grad(output.sum(), inputs[0])[0]
+
+    expected = [gradient(seed, "torch") for seed in range(3)]
+    first, second = gradient(0), gradient(1)
+    assert first.data_ptr() != second.data_ptr()
+    torch.testing.assert_close(first, expected[0])
+    address = second.data_ptr()
+    second.fill_(math.nan)
+    del second
+    third = gradient(2)
+    torch.testing.assert_close(third, expected[2])
+    torch.testing.assert_close(first, expected[0])
+    if sys.platform == "linux":
+        assert third.data_ptr() == address
+
+
+@needs_kernels
 def test_any_memory_layout() -> None:
     case = Case()
     inputs = [tensor.detach() for tensor in random_inputs(case, torch.float32)]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
@@ -121,6 +122,24 @@ def test_state_of_other_parameters_is_refused() -> None:
     frozen.head.requires_grad_(False)
     with pytest.raises(ValueError, match=r"head\.bias, head\.weight"):
         restore_optimizer(build_optimizer(model, OptimConfig()), build_optimizer(frozen, OptimConfig()).state_dict())
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        (torch.zeros(7), r"exp_avg of .* is \(7,\), the parameter \("),
+        (None, "exp_avg of .* is not finite"),
+    ],
+)
+def test_damaged_moments_are_refused(moment: torch.Tensor | None, words: str) -> None:
+    model = _model()
+    optimizer = build_optimizer(model, OptimConfig())
+    _step(model, optimizer)
+    state = copy.deepcopy(optimizer.state_dict())
+    values = state["state"][1]
+    values["exp_avg"] = values["exp_avg"] * torch.nan if moment is None else moment
+    with pytest.raises(ValueError, match=words):
+        restore_optimizer(optimizer, state)
 
 
 @pytest.mark.parametrize(("max_norm", "expected"), [(0.0, 5.0), (1.0, 1.0), (10.0, 5.0)])

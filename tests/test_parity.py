@@ -52,7 +52,7 @@ def _unlike(name: str, computed: np.ndarray, expected: np.ndarray) -> float:
 @pytest.mark.parametrize(
     "fields",
     [
-        {"backbone": "resnet50", "T": 2, "flags": ["--num_queries", "8"], "label": 64, "binary": False},
+        {"backbone": "resnet50", "T": 2, "flags": ["--num_queries 8"], "label": 64, "binary": False},
         {"backbone": "swin_t_p4w7", "T": 3, "flags": "--no_rel_coord --num_queries 8", "box_refine": False},
         {"backbone": "video_swin_t_p4w7", "T": 10, "valid_index": [9, 2], "label": 3, "binary": False},
     ],

@@ -169,3 +169,20 @@ def test_recomputing_gives_the_same_gradients(dropout: float) -> None:
         results.append(gradients(decoder))
     assert_gradients_close(results[1], results[0], rtol=1e-4)
     assert all(g is not None for g in results[0].values())
+
+
+def test_without_fusion_it_is_a_plain_pyramid() -> None:
+    decoder = PixelDecoder(BACKBONE_DIM, DIM, MASK_DIM, num_heads=2, ffn_dim=24, dropout=0.0, fusion=False)
+    decoder = disturb(decoder, scale=0.1).eval()
+    assert not [name for name, _ in decoder.named_parameters() if "fusion" in name]
+    maps, masks, positions = _inputs()
+    with torch.no_grad():
+        expected = None
+        for level, x in reversed(list(zip(decoder.levels, maps, strict=True))):
+            lateral = level.lateral_norm(level.lateral(x.flatten(0, 1).movedim(-1, 1)))
+            if expected is not None:
+                lateral = lateral + F.interpolate(expected, size=lateral.shape[-2:], mode="nearest")
+            expected = level.output_norm(level.output(lateral)).relu()
+        seen = decoder.look_finest(maps[0], positions[0], masks[0])
+        for _ in range(2):  # the second caption of a video gets what the first got
+            torch.testing.assert_close(decoder(seen, maps[1:], positions, masks, _text()), expected)

@@ -320,7 +320,7 @@ def test_weights_of_the_published_layout_do_too(tmp_path: Path, model: ReferForm
     ("changes", "message"),
     [
         ({"config": None}, "no configuration"),
-        ({"config": "a string"}, "configuration"),
+        ({"config": "a string"}, "`config` is of type str, not a dict"),
         ({"config": {"model": {"num_querys": 3}}}, "num_querys"),
         ({"config": {"model": {"num_queries": "three"}}}, "configuration"),
         ({"config": Config(model=small_config(num_queries=9)).to_dict()}, r"query_embed\.weight.*num_queries"),

@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 import gzip
 import json
+import os
 import runpy
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ import torch
 from transformers import RobertaConfig
 
 from fitting import build_network
+from inference_ytvos import build_parser as infer_parser
+from inference_ytvos import load_predictor
 from inference_ytvos import main as infer
 from main import main
-from models.build import build_from_checkpoint, build_model, read_config
+from models import text_encoder as text_encoders
+from models.build import build_from_checkpoint, build_model, load_model, read_config
 from models.checkpoint import to_published
 from models.predictor import Predictor
 from models.published import describe_published, published_args, recognise_backbone
@@ -24,6 +29,7 @@ from tests.published_file import TEXT_ENCODER, small_published_model, write_publ
 from tests.small_model import small_config
 from util.checkpoint_io import CheckpointError, load_checkpoint, save_checkpoint
 from util.config import Config, ModelConfig
+from util.distributed import distributed
 
 ROOT = Path(__file__).parent.parent
 PUBLISHED = json.loads(gzip.decompress((Path(__file__).parent / "data" / "keys.json.gz").read_bytes()))
@@ -102,6 +108,8 @@ def test_weights_of_something_else_are_an_error() -> None:
         ({"position_in_content": 0.5}, "position_in_content"),
         ({"temporal_shift": 0.1}, "temporal_shift"),
         ({"num_classes": 7}, "num_classes is 7"),
+        ({"architecture": "baseline"}, "architecture is baseline"),
+        ({"fpn_fusion": False}, "fpn_fusion is False; the published code has only True"),
     ],
 )
 def test_what_the_published_code_lacks_is_an_error(changes: dict[str, Any], message: str) -> None:
@@ -139,6 +147,50 @@ def test_without_a_tokenizer_the_error_says_what_to_put_where(tmp_path: Path) ->
     path = write_published(tmp_path / "published.pth", small_published_model())
     with pytest.raises(FileNotFoundError, match=r"roberta-base.*tokenizer\.json.*in a folder.*--text_encoder"):
         Predictor.from_checkpoint(path, device="cpu", text_encoder="no/roberta-base")
+
+
+def _load_in_a_group(rank: int, port: int, path: str, text_encoder: str) -> None:
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2")
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if rank > 0:
+        text_encoders.AutoTokenizer = text_encoders.AutoConfig.from_pretrained = (
+            None  # nothing is read by its name here
+        )
+    args = infer_parser().parse_args(
+        ["--checkpoint", path, "--text_encoder", text_encoder, "--data_root", "none", "--output_dir", "none"]
+    )
+    with distributed("cpu"):
+        try:
+            predictor, _ = load_predictor(args, torch.device("cpu"))
+            told = str(predictor.model.text_encoder.tokenize(["a red circle"]).ids.tolist())
+        except (ValueError, FileNotFoundError) as error:
+            told = str(error)
+    Path(f"{path}.{rank}").write_text(told)
+
+
+@pytest.mark.parametrize("text_encoder", [TEXT_ENCODER, "no/such-encoder"])
+def test_only_the_main_process_of_an_inference_reads_the_tokenizer(tmp_path: Path, text_encoder: str) -> None:
+    path = write_published(tmp_path / "published.pth", small_published_model())
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torch.multiprocessing.spawn(_load_in_a_group, (port, str(path), text_encoder), nprocs=2)
+    one, other = (Path(f"{path}.{rank}").read_text() for rank in range(2))
+    if text_encoder == TEXT_ENCODER:
+        assert one == other and one.startswith("[[")
+    else:
+        assert "no/such-encoder" in one and "no/such-encoder" in other
+
+
+def test_the_frames_of_a_training_clip_are_told(tmp_path: Path) -> None:
+    """Where one frame of a clip is annotated, the clip that is evaluated has as many: A2D from scratch has 6."""
+    path = write_published(tmp_path / "published.pth", small_published_model(), {"num_frames": 6})
+    assert load_model(path, TEXT_ENCODER)[1].data.num_frames == 6
+    checkpoint = load_checkpoint(path)
+    del checkpoint["args"]
+    save_checkpoint(tmp_path / "bare.pth", checkpoint)
+    bare = load_model(tmp_path / "bare.pth", TEXT_ENCODER)[1]
+    assert bare.data.num_frames == Config().data.num_frames
 
 
 def test_a_tokenizer_of_another_encoder_is_an_error(tmp_path: Path) -> None:
@@ -204,6 +256,7 @@ def test_converting_there_and_back_is_bit_equal(
     first, last = load_checkpoint(path), load_checkpoint(back)
     assert _same(first["model"], last["model"]) and first["epoch"] == last["epoch"]
     assert vars(first["args"]).items() <= vars(last["args"]).items()
+    assert load_checkpoint(ours)["config"]["data"]["num_frames"] == 5
     one, other = load_checkpoint(ours), load_checkpoint(again)
     assert _same(one["model"], other["model"]) and one["config"] == other["config"]
     predictor = Predictor.from_checkpoint(ours, device="cpu", text_encoder="nowhere")  # it carries its tokenizer

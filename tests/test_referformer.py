@@ -11,7 +11,8 @@ from torch import Tensor
 
 from models.build import build_criterion, build_model
 from models.position_encoding import sine_position_2d
-from models.referformer import CONTENT_TEMPERATURE, ReferFormer
+from models.referformer import ReferFormer
+from models.visual_features import CONTENT_TEMPERATURE
 from tests.small_model import (
     CAPTIONS,
     assert_gradients_close,

@@ -46,7 +46,7 @@ def test_split_without_annotations(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert not reader.has_annotations and reader.categories == {}
     assert all(expression.obj_id is None and expression.kind is None for expression in reader.expressions)
     assert "all 2 videos of valid are taken" in caplog.text
-    with pytest.raises(FileNotFoundError, match=r"Annotations: no such folder.*choose one that has"):
+    with pytest.raises(FileNotFoundError, match=r"Annotations: not there.*choose one that has"):
         reader.require_annotations()
     with pytest.raises(ValueError, match=r"meta\.json does not give the category of expression video0/0"):
         reader.category(reader.expressions[0])

@@ -17,10 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from util.checkpoint_contents import RESUME_KEYS, find_fault
+from util.disk import explain, writing
+
 logger = logging.getLogger(__name__)
 
 NEWEST = "checkpoint.pth"
-RESUME_KEYS = ("model", "config", "optimizer", "scheduler", "step", "epoch", "rng", "sampler")
+OTHER_CHECKPOINT = (
+    "the file is damaged: use an older checkpoint (train.keep_epochs keeps them), a copy, or download it again"
+)
 
 
 class CheckpointError(ValueError):
@@ -50,12 +55,8 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
         cause = _os_error(error)
         if cause is None:
             raise
-        free = shutil.disk_usage(path.parent).free / 1e6
         kept = "the previous checkpoint is untouched" if path.exists() else "nothing was written"
-        raise OSError(
-            cause.errno,
-            f"cannot save {path}: {cause.strerror} ({free:.0f} MB free); {kept}; free some space and resume",
-        ) from error
+        raise explain(cause, path, f"{kept}; free some space and resume") from error
     finally:
         partial.unlink(missing_ok=True)
     _sync_folder(path.parent)
@@ -64,11 +65,16 @@ def save_checkpoint(path: str | Path, state: Mapping[str, Any]) -> None:
 def keep_copy(path: str | Path, copy: str | Path) -> None:
     """Give the checkpoint `path` a second name, which stays when `path` is replaced; a link where that is possible."""
     copy = Path(copy)
-    copy.unlink(missing_ok=True)
+    partial = copy.with_name(f".{copy.name}.partial")
     try:
-        os.link(path, copy)
-    except OSError:  # a file system without hard links
-        shutil.copyfile(path, copy)
+        with writing(copy):
+            try:
+                os.link(path, partial)
+            except OSError:  # a file system without hard links
+                shutil.copyfile(path, partial)
+            os.replace(partial, copy)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def read_tensors(path: str | Path) -> Any:
@@ -127,6 +133,8 @@ def load_checkpoint(path: str | Path, resumable: bool = False) -> dict[str, Any]
             f"{path} has no {', '.join(missing)}, so no run can go on from it; "
             "start a new run from its weights with train.init_checkpoint"
         )
+    if fault := find_fault(state, resumable):
+        raise CheckpointError(f"{path}: {fault}; {OTHER_CHECKPOINT}")
     return state
 
 

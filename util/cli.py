@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from util.config import Config
+from util.failures import let_main_process_speak
 
 USAGE = "%(prog)s [--config FILE ...] [--SECTION.FIELD VALUE ...]"
 
@@ -29,17 +31,37 @@ def parse(argv: Sequence[str] | None = None, description: str | None = None) -> 
     parser = build_parser(description)
     file_parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     file_parser.add_argument("--config", action="append", default=[])
+    files: list[str] = []
     try:
-        for file in file_parser.parse_known_args(argv)[0].config:
+        files = file_parser.parse_known_args(argv)[0].config
+        for file in files:
             _check_file(parser, file)
-        return _from_namespace(parser, argv)
-    except (ArgumentError, argparse.ArgumentError, ValueError) as error:
+        return _from_namespace(parser, parser.parse_args(argv))
+    except (ArgumentError, argparse.ArgumentError) as error:
         _fail(parser, str(error))
+    except ValueError as error:
+        _fail(parser, _with_source(parser, argv, files, str(error)))
+
+
+def parse_given(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """What files and options set, and nothing that is a default: `{section: {field: value}}`.
+
+    Args:
+        argv: arguments that `parse` has accepted.
+    """
+    given = build_parser().parse_args(argv, defaults=False).as_dict()
+    return {section: values for section, values in given.items() if section != "config"}
+
+
+class _Layout(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Fields with types and defaults, the description with its own lines."""
 
 
 def build_parser(description: str | None = None) -> ArgumentParser:
     """A parser of the whole configuration, which raises `ArgumentError` rather than leave the program."""
-    parser = ArgumentParser(description=description, usage=USAGE, allow_abbrev=False, exit_on_error=False)
+    parser = ArgumentParser(
+        description=description, usage=USAGE, formatter_class=_Layout, allow_abbrev=False, exit_on_error=False
+    )
     parser.add_argument("--config", action="config", metavar="FILE", help="YAML file of differences; repeatable.")
     parser.add_class_arguments(Config)
     return parser
@@ -48,16 +70,41 @@ def build_parser(description: str | None = None) -> ArgumentParser:
 def _check_file(parser: ArgumentParser, file: str) -> None:
     """Parse one file alone, because messages about several files together do not say which one is meant."""
     try:
-        parser.parse_args(["--config", file])
-    except ArgumentError as error:
+        parsed = parser.parse_args(["--config", file])
+        _check_sections(parsed)
+        if len(parsed.config) > 1:  # sections would replace one another as a whole
+            raise ValueError("a file does not name another by `config`; give both with --config, the general one first")
+    except (ArgumentError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
 
 
-def _from_namespace(parser: ArgumentParser, argv: Sequence[str] | None) -> Config:
-    sections = parser.instantiate(parser.parse_args(argv))
+def _check_sections(namespace: Namespace) -> None:
+    for name, section in vars(namespace).items():
+        if name != "config" and not isinstance(section, Namespace):
+            raise ValueError(f"{name} is {section!r}; it must hold fields and values, as `{name}: {{FIELD: VALUE}}`")
+
+
+def _from_namespace(parser: ArgumentParser, namespace: Namespace) -> Config:
+    _check_sections(namespace)
+    sections = parser.instantiate(namespace)
     return Config(**{name: section for name, section in vars(sections).items() if name != "config"})
 
 
+def _with_source(parser: ArgumentParser, argv: Sequence[str] | None, files: Sequence[str], message: str) -> str:
+    """A complaint of a section's about values, behind the name of the last file that sets one of them (if one does)."""
+    section, _, rest = message.partition(".")
+    if message.startswith(tuple(f"{file}: " for file in files)):
+        return message
+    final = parser.parse_args(argv)
+    for file in reversed(files):
+        values = parser.parse_args(["--config", file], defaults=False).get(section)
+        for field in re.findall(r"\w+", rest) if values is not None else ():
+            if field in values and repr(values[field]) == repr(final[section][field]):  # NaN too
+                return f"{file}: {message}"
+    return message
+
+
 def _fail(parser: ArgumentParser, message: str) -> NoReturn:
+    let_main_process_speak()
     parser.print_usage(sys.stderr)
     parser.exit(2, f"error: {' '.join(message.split())}\n")

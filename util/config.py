@@ -7,6 +7,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+import types
+import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +21,8 @@ class ModelConfig:
     """The network.
 
     Args:
+        architecture: `baseline` is the one without queries of the paper's table 4: pixels and words through a plain
+            transformer encoder, then a pyramid. It has neither decoder nor mask head, and ignores their settings.
         backbone: `resnet50`, `resnet101`, `swin_{t,s,b,l}_p4w7`, `video_swin_{t,s,b}_p4w7`, or `timm/<name>` for any
             timm network with four stages.
         backbone_options: further arguments of a `timm/` network, as `{channels: [32, 64, 128, 256]}`.
@@ -41,6 +46,7 @@ class ModelConfig:
         box_refine: each decoder layer refines the boxes of the one before (`--with_box_refine`).
         num_classes: 1 for class-agnostic heads (`--binary`), else 65 (Ref-YouTube-VOS), 78 (Ref-DAVIS17), 91 (COCO).
         relative_coordinates: the mask head sees each pixel's offset from the query's box (`--rel_coord`).
+        fpn_fusion: the pyramid attends to other frames and to the words; false is a plain feature pyramid network.
         mask_dim: channels of the mask features.
         mask_head_channels: channels of the dynamic mask head.
         text_encoder: hub name or folder of a transformers encoder with its tokenizer.
@@ -50,6 +56,7 @@ class ModelConfig:
         activation_checkpointing: recompute activations in the backward pass to save memory.
     """
 
+    architecture: Literal["referformer", "baseline"] = "referformer"
     backbone: str = "resnet50"
     backbone_options: dict[str, Any] = field(default_factory=dict)
     backbone_weights: str | None = None
@@ -68,6 +75,7 @@ class ModelConfig:
     box_refine: bool = True
     num_classes: int = 1
     relative_coordinates: bool = True
+    fpn_fusion: bool = True
     mask_dim: int = 256
     mask_head_channels: int = 8
     text_encoder: str = "roberta-base"
@@ -80,8 +88,13 @@ class ModelConfig:
         _positive(self, "hidden_dim", "num_queries", "num_heads", "num_encoder_layers", "num_decoder_layers")
         _positive(self, "num_points", "feedforward_dim", "num_classes", "mask_dim", "mask_head_channels", "max_tokens")
         _within(self, 0, 1, "dropout", "temporal_shift")
+        _not_negative(self, "position_in_content")
         if self.drop_path is not None:
             _within(self, 0, 1, "drop_path")
+        if self.architecture not in ("referformer", "baseline"):
+            raise ValueError(f"model.architecture is {self.architecture!r}; it must be referformer or baseline")
+        if self.architecture == "baseline" and self.num_classes != 1:
+            raise ValueError(f"model.num_classes is {self.num_classes}; the baseline has no classes, it must be 1")
         if self.num_feature_levels < 3:
             raise ValueError(f"model.num_feature_levels is {self.num_feature_levels}; it must be 3 or more")
         if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
@@ -103,6 +116,8 @@ class LossConfig:
         focal_alpha: alpha of both focal losses.
         focal_gamma: gamma of both focal losses.
         aux_loss: every decoder layer is supervised, not only the last.
+        match_boxes: boxes have a part in the choice of the responsible query.
+        match_masks: masks have.
     """
 
     class_weight: float = 2.0
@@ -113,11 +128,12 @@ class LossConfig:
     focal_alpha: float = 0.25
     focal_gamma: float = 2.0
     aux_loss: bool = True
+    match_boxes: bool = True
+    match_masks: bool = True
 
     def __post_init__(self) -> None:
-        for f in dataclasses.fields(self):
-            if getattr(self, f.name) < 0:
-                raise ValueError(f"loss.{f.name} is {getattr(self, f.name)}; it must not be negative")
+        _not_negative(self, "class_weight", "l1_weight", "giou_weight", "mask_weight", "dice_weight", "focal_gamma")
+        _within(self, 0, 1, "focal_alpha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +141,12 @@ class DataConfig:
     """What is read, and how clips are cut and augmented.
 
     Args:
-        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout; `a2d` and `jhmdb` (which is evaluated only) have one
-            annotated frame a clip.
+        dataset: the reader: `ytvos` is the Ref-YouTube-VOS layout; `mevis` that of MeViS; `a2d` and `jhmdb` (which is
+            evaluated only) have one annotated frame a clip; `refcoco` reads images, as pseudo clips where num_frames is
+            above 1; `joint` adds these to `ytvos`.
         root: folder of the data set.
+        refcoco_root: folder of the images of `joint`.
+        refcoco_sets: which of `refcoco`, `refcoco+` and `refcocog` are read.
         train_split: split that is trained on.
         eval_split: split that is evaluated (its folder must hold annotations).
         num_frames: frames T of a training clip.
@@ -139,13 +158,17 @@ class DataConfig:
         crop_probability: how often a clip is resized, cropped and resized again.
         crop_short_sides: short sides before the crop (pixels).
         crop_sizes: smallest and largest side of the crop (pixels).
+        short_sides_after_crop: short sides of clips that were cropped; none are those of the others.
+        max_long_side_after_crop: long side of such clips at most; null is that of the others.
         num_workers: loader processes per training process.
         cache_bytes: decoded frames of `a2d` and `jhmdb` that each loader process keeps between epochs; 0 keeps none.
         skip_broken: go on without unreadable samples, listed in `broken_samples.txt` of `train.output_dir`.
     """
 
-    dataset: Literal["ytvos", "a2d", "jhmdb"] = "ytvos"
+    dataset: Literal["ytvos", "mevis", "a2d", "jhmdb", "refcoco", "joint"] = "ytvos"
     root: str = "data/ref-youtube-vos"
+    refcoco_root: str = "data/coco"
+    refcoco_sets: tuple[str, ...] = ("refcoco", "refcoco+", "refcocog")
     train_split: str = "train"
     eval_split: str = "valid"
     num_frames: int = 5
@@ -157,6 +180,8 @@ class DataConfig:
     crop_probability: float = 0.5
     crop_short_sides: tuple[int, ...] = (400, 500, 600)
     crop_sizes: tuple[int, int] = (384, 600)
+    short_sides_after_crop: tuple[int, ...] = ()
+    max_long_side_after_crop: int | None = None
     num_workers: int = 4
     cache_bytes: int = 500_000_000
     skip_broken: bool = False
@@ -164,9 +189,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         _positive(self, "num_frames", "max_long_side")
         _within(self, 0, 1, "flip_probability", "crop_probability")
-        for name in ("num_workers", "cache_bytes"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be 0 or more")
+        _not_negative(self, "num_workers", "cache_bytes")
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(f"data.short_sides is {self.short_sides}; give at least one positive size")
         if self.crop_probability and (not self.crop_short_sides or min(self.crop_short_sides) < 1):
@@ -176,6 +199,10 @@ class DataConfig:
             )
         if not 1 <= self.crop_sizes[0] <= self.crop_sizes[1]:
             raise ValueError(f"data.crop_sizes is {self.crop_sizes}; it must be positive, the smallest side first")
+        if min(self.short_sides_after_crop, default=1) < 1:
+            raise ValueError(f"data.short_sides_after_crop is {self.short_sides_after_crop}; sizes are positive")
+        if self.max_long_side_after_crop is not None:
+            _positive(self, "max_long_side_after_crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,11 +241,8 @@ class OptimConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "epochs", "batch_size", "accumulate_steps", "lr_drop_factor")
-        for name in ("backbone_lr", "text_encoder_lr", "offsets_lr_factor", "weight_decay", "clip_grad_norm"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"optim.{name} is {getattr(self, name)}; it must not be negative")
-        if self.warmup_steps < 0:
-            raise ValueError(f"optim.warmup_steps is {self.warmup_steps}; it must be 0 or more")
+        _not_negative(self, "backbone_lr", "text_encoder_lr", "offsets_lr_factor", "weight_decay", "clip_grad_norm")
+        _not_negative(self, "warmup_steps")
         if list(self.lr_drops) != sorted(set(self.lr_drops)):
             raise ValueError(f"optim.lr_drops is {self.lr_drops}; epochs must rise")
 
@@ -234,8 +258,8 @@ class TrainConfig:
             `output_dir`, and starts anew when there is none. Settings, milestones for instance, are the current ones.
         init_checkpoint: checkpoint whose weights start a new run (finetuning); a run that resumes has its own.
         drop_class_heads: leave the class heads of `init_checkpoint` out, on purpose.
-        evaluate_only: checkpoint that is evaluated on `data.eval_split`, with the network its configuration describes;
-            nothing is trained.
+        evaluate_only: checkpoint that is evaluated on `data.eval_split`, with the network and the `test` settings of
+            its configuration, which settings of `test` that are given replace; nothing is trained.
         save_every_steps: also save `checkpoint.pth` every that many optimizer steps; 0 saves at epochs only.
         keep_epochs: keep `checkpoint_<epoch>.pth` of each epoch beside the newest.
         eval_every_epochs: evaluate after that many epochs; 0 never does.
@@ -261,9 +285,7 @@ class TrainConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("save_every_steps", "eval_every_epochs", "num_threads", "seed"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be 0 or more")
+        _not_negative(self, "save_every_steps", "eval_every_epochs", "num_threads", "seed")
         _positive(self, "log_every_steps")
 
 
@@ -325,27 +347,54 @@ class Config:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> Config:
-        """The inverse of `to_dict`. Unknown sections or fields raise a ValueError that names them."""
+        """The inverse of `to_dict`. A ValueError names an unknown section or field, or one of a wrong type."""
         sections = {f.name: f.default_factory for f in dataclasses.fields(Config)}
         built = {}
         for name, section in values.items():
             if name not in sections:
                 raise ValueError(f"unknown section {name!r} in the configuration; known: {', '.join(sections)}")
-            known = {f.name for f in dataclasses.fields(sections[name])}
-            if unknown := sorted(set(section) - known):
+            if not isinstance(section, dict):
+                raise ValueError(f"section {name} of the configuration is {section!r}, not fields and values")
+            known = typing.get_type_hints(sections[name])
+            if unknown := sorted(set(section) - known.keys(), key=str):
                 raise ValueError(f"unknown field {name}.{unknown[0]} in the configuration")
-            built[name] = sections[name](**{k: tuple(v) if isinstance(v, list) else v for k, v in section.items()})
+            fields = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
+            for key, value in fields.items():
+                if not _is_of_type(value, known[key]):
+                    raise ValueError(f"{name}.{key} is {value!r} in the configuration, which is of a wrong type")
+            built[name] = sections[name](**fields)
         return Config(**built)
+
+
+def _is_of_type(value: Any, hint: Any) -> bool:
+    """Whether a value is of a field's type: of those that occur above, and with whole numbers for real ones."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return any(_is_of_type(value, argument) for argument in arguments)
+    if origin is Literal:
+        return value in arguments
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_is_of_type(element, arguments[0]) for element in value)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, int | float if hint is float else origin or hint)
 
 
 def _section(config: Any) -> str:
     return type(config).__name__.removesuffix("Config").lower()
 
 
+# Comparisons are written so that NaN fails them; infinity is no setting either.
 def _positive(config: Any, *names: str) -> None:
     for name in names:
-        if not getattr(config, name) > 0:  # so that NaN is refused too
-            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be positive")
+        if not 0 < getattr(config, name) < math.inf:
+            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be positive and finite")
+
+
+def _not_negative(config: Any, *names: str) -> None:
+    for name in names:
+        if not 0 <= getattr(config, name) < math.inf:
+            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be 0 or more, and finite")
 
 
 def _within(config: Any, low: float, high: float, *names: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-import os
 import resource
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,9 +20,15 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from util.disk import explain, writing
 from util.distributed import all_reduce_mean
+from util.masks import write_bytes
 
 logger = logging.getLogger(__name__)
+
+LOG = "log.jsonl"
+ADVICE_IN_RUN = "the last checkpoint is untouched; free some space and go on with train.resume"
+SECONDS_BETWEEN_LINES = 30  # of a progress that is not on a terminal
 
 
 def set_up_logging(folder: str | Path | None = None, main_process: bool = True) -> None:
@@ -33,11 +40,28 @@ def set_up_logging(folder: str | Path | None = None, main_process: bool = True) 
     console.setLevel(logging.INFO if main_process else logging.WARNING)
     handlers: list[logging.Handler] = [console]
     if folder is not None and main_process:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(Path(folder) / "train.log"))
+        with writing(Path(folder) / "train.log"):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            handlers.append(_LogFile(Path(folder) / "train.log"))
     layout = "%(asctime)s %(levelname)s %(message)s"
     logging.basicConfig(level=logging.INFO, format=layout, datefmt="%H:%M:%S", handlers=handlers, force=True)
     console.setFormatter(_WithoutTraceback(layout, "%H:%M:%S"))
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that does not end a run when it cannot be written: it says so once, and the console goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        problem = sys.exc_info()[1]
+        if not isinstance(problem, OSError):
+            super().handleError(record)
+            return
+        logging.getLogger().removeHandler(self)
+        logger.warning("%s; the log goes on here alone", explain(problem, self.baseFilename, "free some space"))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what could not be written before
+            super().close()
 
 
 class _WithoutTraceback(logging.Formatter):
@@ -92,31 +116,48 @@ class RunLog:
     """
 
     def __init__(self, folder: str | Path, first_step: int = 1, first_epoch: int = 0) -> None:
-        self._path = Path(folder) / "log.jsonl"
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # purge_step hides what an earlier process wrote from that step on
-        self._writer = SummaryWriter(str(Path(folder) / "tensorboard"), purge_step=first_step)
+        self._path, self._curves = Path(folder) / LOG, Path(folder) / "tensorboard"
         kept = [record for record in read_records(self._path) if record["epoch"] < first_epoch]
-        partial = self._path.with_name(f".{self._path.name}.partial")
-        partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        os.replace(partial, self._path)
+        with writing(self._path):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            write_bytes(self._path, "".join(json.dumps(record) + "\n" for record in kept).encode())
         self.last_epoch: int = kept[-1]["epoch"] if kept else -1
+        self._hook = threading.excepthook
+        threading.excepthook = self._leave_to_the_next_call
+        try:
+            with writing(self._curves):
+                # purge_step hides what an earlier process wrote from that step on
+                self._writer = SummaryWriter(str(self._curves), purge_step=first_step)
+        except OSError:
+            threading.excepthook = self._hook
+            raise
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Add a point to each named curve."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        """Add a point to each named curve. Raises an OSError when points before cannot be written."""
+        with writing(self._curves, ADVICE_IN_RUN):
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
 
     def record(self, values: Mapping[str, Any]) -> None:
-        """Append one JSON line, that of epoch `values["epoch"]`."""
-        with self._path.open("a") as file:
+        """Append one JSON line, that of epoch `values["epoch"]`, and write the curves so far. Raises OSError."""
+        with writing(self._path, ADVICE_IN_RUN), self._path.open("a") as file:
             file.write(json.dumps(values) + "\n")
         self.last_epoch = values["epoch"]
-        self._writer.flush()
+        with writing(self._curves, ADVICE_IN_RUN):
+            self._writer.flush()
 
     def close(self) -> None:
-        """Write what is buffered."""
-        self._writer.close()
+        """Write what is buffered, as far as that is possible: it hides no error on the way to which it is called."""
+        try:
+            self._writer.close()
+        except OSError as error:
+            logger.debug("%s: the last points of the curves are lost: %s", self._curves, error)
+        threading.excepthook = self._hook
+
+    def _leave_to_the_next_call(self, problem: threading.ExceptHookArgs) -> None:
+        """TensorBoard writes in a thread, whose error its next call raises again; it needs no traceback of its own."""
+        if not isinstance(problem.exc_value, OSError):
+            self._hook(problem)
 
 
 def read_records(path: str | Path) -> list[dict[str, Any]]:
@@ -137,7 +178,9 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 
 
 class Progress:
-    """The progress of an epoch: a bar on a terminal, else log lines, for whoever gives a status; only if `shown`.
+    """The progress of an epoch: a bar on a terminal, else log lines; only if `shown`.
+
+    There is a line for each status that is given, and where none is for a while, a line that tells how far it has come.
 
     Args:
         total: steps of the epoch.
@@ -153,7 +196,8 @@ class Progress:
             total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True, disable=not self._on_terminal
         )
         self._redirection = logging_redirect_tqdm() if self._on_terminal else None
-        self._title, self._total, self._done, self._shown = title, total, done, shown
+        self._title, self._total, self._done, self._shown, self._unit = title, total, done, shown, unit
+        self._start, self._first, self._last_line = time.perf_counter(), done, time.perf_counter()
 
     def __enter__(self) -> Self:
         if self._redirection is not None:
@@ -171,12 +215,16 @@ class Progress:
         """One step is done; `status` replaces what stands beside the bar, or makes a line."""
         self._done += 1
         self._bar.update()
-        if not self._shown or status is None:
+        now = time.perf_counter()
+        if not self._shown:
             return
         if self._on_terminal:
-            self._bar.set_postfix_str(status)
-        else:
-            logger.info("%s %d/%d  %s", self._title, self._done, self._total, status)
+            if status is not None:
+                self._bar.set_postfix_str(status)
+        elif status is not None or now - self._last_line >= SECONDS_BETWEEN_LINES:
+            pace = f"{(now - self._start) / (self._done - self._first):.2f} s/{self._unit}"
+            logger.info("%s %d/%d  %s", self._title, self._done, self._total, pace if status is None else status)
+            self._last_line = now
 
 
 class Stopwatch:

@@ -35,12 +35,12 @@ class PeakMemory:
         else:
             _give_back_free_memory()
             _reset_peak()
-            self._before = _peak()
+            self._before = peak_memory()
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         cuda = self.device.type == "cuda"
-        self.gb = ((torch.cuda.max_memory_allocated(self.device) if cuda else _peak()) - self._before) / 1e9
+        self.gb = ((torch.cuda.max_memory_allocated(self.device) if cuda else peak_memory()) - self._before) / 1e9
 
 
 def _give_back_free_memory() -> None:
@@ -54,8 +54,11 @@ def _reset_peak() -> None:
         _CLEAR.write_text("5")
 
 
-def _peak() -> int:
-    """Highest resident memory of this process, in bytes."""
+def peak_memory() -> int:
+    """Highest resident memory of this process, in bytes.
+
+    Unlike `ru_maxrss`, VmHWM does not begin with that of the process that started this one.
+    """
     try:
         lines = _STATUS.read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -52,6 +54,26 @@ def boundary_accuracy(result: Mask, truth: Mask, tolerance: float = 0.008, void:
     """
     result, truth = _without_void(result, truth, void)
     return compare_boundaries(Silhouette.of(result, tolerance), Silhouette.of(truth, tolerance))
+
+
+def summarize_scores(scores: Sequence[tuple[str | None, float, float]]) -> dict[str, Any]:
+    """Means over expressions.
+
+    Args:
+        scores: of each expression its kind, where kinds are known, its J and its F.
+
+    Returns:
+        `J`, `F`, `J&F` and `num_expressions`, and the same `per_kind` where there are kinds.
+    """
+    summary = _means(scores)
+    if kinds := sorted({kind for kind, _, _ in scores if kind}):
+        summary["per_kind"] = {kind: _means([score for score in scores if score[0] == kind]) for kind in kinds}
+    return summary
+
+
+def _means(scores: Sequence[tuple[str | None, float, float]]) -> dict[str, Any]:
+    j, f = (math.fsum(score[i] for score in scores) / max(len(scores), 1) for i in (1, 2))
+    return {"J": j, "F": f, "J&F": (j + f) / 2, "num_expressions": len(scores)}
 
 
 @dataclass(frozen=True)

@@ -73,7 +73,8 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     """Load the moments of an optimizer's `state_dict`; rates and decay stay those of `optimizer`.
 
     Raises:
-        ValueError: `state` belongs to other parameters or other groups; the message lists them.
+        ValueError: `state` belongs to other parameters or other groups, or a moment does not fit its parameter or is
+            not finite; the message lists them.
     """
     current = optimizer.state_dict()
     own, loaded = (
@@ -83,7 +84,20 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
     if own != loaded:
         differing = sorted({name for _, name in set(own) ^ set(loaded)}) or ["their order"]
         raise ValueError(f"the checkpoint's optimizer trains other parameters, or by other groups: {_some(differing)}")
+    _check_moments(optimizer, state["state"], [name for _, name in own])
     optimizer.load_state_dict({"state": state["state"], "param_groups": current["param_groups"]})
+
+
+def _check_moments(optimizer: torch.optim.Optimizer, moments: dict[int, dict[str, Any]], names: Sequence[str]) -> None:
+    """PyTorch takes moments of any shape and any numbers, and fails in the first step or never."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for index, values in moments.items():
+        for key, value in values.items():
+            where = f"the checkpoint's optimizer is damaged: {key} of {names[index]}"
+            if key != "step" and value.shape != parameters[index].shape:
+                raise ValueError(f"{where} is {tuple(value.shape)}, the parameter {tuple(parameters[index].shape)}")
+            if not torch.isfinite(value).all():
+                raise ValueError(f"{where} is not finite")
 
 
 def _some(names: Sequence[str], limit: int = 8) -> str:

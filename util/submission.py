@@ -136,6 +136,7 @@ def write_submission(
     videos: Sequence[VideoMasks],
     path: str | os.PathLike[str],
     progress: bool = False,
+    prefix: str = f"{FOLDER}/",
 ) -> int:
     """Check all masks, then zip them. Equal masks give equal bytes; files that nobody asked for stay out.
 
@@ -144,6 +145,7 @@ def write_submission(
         videos: what the submission must hold.
         path: of the zip, which appears whole or not at all; an older one is replaced, or removed when this one fails.
         progress: show bars on stderr.
+        prefix: what paths in the zip begin with; MeViS wants none.
 
     Returns:
         The number of masks in the zip.
@@ -163,7 +165,7 @@ def write_submission(
     try:
         with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in tqdm(names, desc="zipping", unit="mask", disable=not progress):
-                entry = zipfile.ZipInfo(f"{FOLDER}/{name}")  # dated 1980, whenever it was written
+                entry = zipfile.ZipInfo(f"{prefix}{name}")  # dated 1980, whenever it was written
                 entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
                 archive.writestr(entry, Path(annotations, name).read_bytes())
         partial.replace(path)
@@ -174,8 +176,8 @@ def write_submission(
     return len(names)
 
 
-def check_zip(path: str | os.PathLike[str], videos: Sequence[VideoMasks]) -> None:
-    """Check a finished zip as the server would read it.
+def check_zip(path: str | os.PathLike[str], videos: Sequence[VideoMasks], prefix: str = f"{FOLDER}/") -> None:
+    """Check a finished zip as the server would read it. Arguments as in `write_submission`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -187,12 +189,12 @@ def check_zip(path: str | os.PathLike[str], videos: Sequence[VideoMasks]) -> Non
     try:
         with zipfile.ZipFile(path) as archive:
             present = {entry.filename for entry in archive.infolist() if not entry.is_dir()}
-            wanted = {f"{FOLDER}/{name}" for video in videos for name in video.paths()}
+            wanted = {f"{prefix}{name}" for video in videos for name in video.paths()}
             if strange := sorted(present - wanted):
                 raise ValueError(f"{path}: holds {len(strange)} files that do not belong there, first {strange[0]!r}")
 
             def read(name: str) -> bytes | None:
-                return archive.read(f"{FOLDER}/{name}") if f"{FOLDER}/{name}" in present else None
+                return archive.read(f"{prefix}{name}") if f"{prefix}{name}" in present else None
 
             faults = [fault for video in videos for fault in _faults_of(video, read)]
     except zipfile.BadZipFile as error:

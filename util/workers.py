@@ -1,4 +1,4 @@
-"""The same function on many jobs in several processes. Free of torch, so that the processes start quickly."""
+"""Jobs in several processes. Free of torch, so that they start quickly."""
 
 from __future__ import annotations
 

@@ -76,9 +76,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> backward(
   const at::Tensor grad_output_ = grad_output.contiguous(), value_ = value.contiguous();
   const at::Tensor locations_ = locations.contiguous(), weights_ = weights.contiguous();
   const auto levels = static_cast<int64_t>(sizes.levels.size());
-  // With few queries most of grad_value stays zero, and writing those zeros would take nearly all the time.
+  // With few queries most of grad_value stays zero, and going through those zeros would take most of the time.
   const bool sparse = kCorners * sizes.queries * sizes.samples() < sizes.positions;
-  const at::Tensor grad_value = sparse ? zeros_on_demand(value.sizes(), value.options())
+  const at::Tensor grad_value = sparse ? zeros_for_adding(value.sizes(), value.options())
                                        : empty_for_writing(value.sizes(), value.options());
   const at::Tensor grad_locations = empty_for_writing(locations.sizes(), locations.options());
   const at::Tensor grad_weights = empty_for_writing(weights.sizes(), weights.options());

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <deque>
 
 #include "cpu_head_maps.h"
 #include "cpu_kernels.h"
@@ -57,7 +58,8 @@ MSDA_FUNCTION void gather(
   B::store(output, sums[0]);
 }
 
-// Asks for the corners of points [first, first + count) ahead of their use.
+// Asks for the corners of points [first, first + count) ahead of their use. They go to the second-level cache, which can
+// wait for more of them at a time than the first.
 template <typename T>
 MSDA_FUNCTION void prefetch_corners(
     const PixelsInPlace<T>& pixels, const Points<AccumulateOf<T>>& points, int64_t first, int64_t count,
@@ -67,7 +69,7 @@ MSDA_FUNCTION void prefetch_corners(
   for (int64_t i = first; i < first + count; ++i) {
     for (int k = 0; k < kCorners; ++k) {
       const T* corner = pixels(points.pixel[k][i]);
-      for (int64_t c = 0; c < channels; c += kLine) __builtin_prefetch(corner + c);
+      for (int64_t c = 0; c < channels; c += kLine) __builtin_prefetch(corner + c, 0, 2);
     }
   }
 }
@@ -88,11 +90,10 @@ template <typename T>
 MSDA_TARGET void forward_in_place(const Sizes& sizes, const ForwardData& data, int64_t begin, int64_t end) {
   const int64_t samples = sizes.samples(), heads = sizes.heads, channels = sizes.channels;
   constexpr int64_t kAhead = 3;  // rows
-  Points<AccumulateOf<T>> points[kAhead + 1] = {
-      Points<AccumulateOf<T>>(samples), Points<AccumulateOf<T>>(samples), Points<AccumulateOf<T>>(samples),
-      Points<AccumulateOf<T>>(samples)
-  };
-  for (auto& row : points) row.set_levels(sizes.levels.data(), sizes.points, samples, 0);
+  std::deque<Points<AccumulateOf<T>>> points;
+  for (int64_t i = 0; i <= kAhead; ++i) {
+    points.emplace_back(samples).set_levels(sizes.levels.data(), sizes.points, samples, 0);
+  }
   const auto pixels_of = [&](int64_t row) {
     const int64_t item = row / heads / sizes.queries, head = row % heads;
     const T* value = static_cast<const T*>(data.value) + (item * sizes.positions * heads + head) * channels;

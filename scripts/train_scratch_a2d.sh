@@ -1,0 +1,6 @@
+#!/usr/bin/env bash
+# Training on A2D-Sentences from a pretrained backbone: 16 clips a step (published: 8 GPUs with 2 each).
+#   [GPUS=n] [NODES=n] ./scripts/train_scratch_a2d.sh [OPTIONS OF main.py]
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/launch.sh"
+train configs/a2d_scratch.yaml 16 "$@"

@@ -1,0 +1,34 @@
+"""Errors of writing files, said so that the reader knows what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+ADVICE = "free some space, or choose another folder, and start again; checkpoints that were saved are untouched"
+
+
+@contextlib.contextmanager
+def writing(path: str | Path, advice: str = ADVICE) -> Iterator[None]:
+    """Whatever fails inside is told as that `path` cannot be written, why, and what to do.
+
+    Raises:
+        OSError: as the one inside, with such a message.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, path, advice) from error
+
+
+def explain(error: OSError, path: str | Path, advice: str) -> OSError:
+    """The error with a message that names the file, the cause, the space left when it is that, and the cure."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        existing = next(folder for folder in Path(path).absolute().parents if folder.exists())
+        reason += f" ({shutil.disk_usage(existing).free / 1e6:.0f} MB free)"
+    return OSError(error.errno, f"cannot write {path}: {reason}; {advice}")
