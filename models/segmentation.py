@@ -112,7 +112,8 @@ class _Track:
     def __init__(self, size: tuple[int, int]) -> None:
         self.masks = MaskStore(size)
         self._parts: dict[str, list[np.ndarray]] = {
-            name: [] for name in ("scores", "boxes", "queries", "query_scores", "query_boxes", "reference_points")
+            name: []
+            for name in ("scores", "boxes", "shown", "queries", "query_scores", "query_boxes", "reference_points")
         }
 
     def add(self, prediction: Prediction) -> None:
@@ -122,6 +123,8 @@ class _Track:
         for name, parts in self._parts.items():
             if name == "queries":
                 parts.append(np.full(len(prediction.scores), prediction.query))
+            elif name == "shown":
+                parts.append(prediction.masks.flatten(1).any(1).numpy())
             else:
                 parts.append(getattr(prediction, name).float().numpy())
 
@@ -136,7 +139,7 @@ class _Track:
         """The answer, its masks carried from the best frame when there is a propagator."""
         values = {name: np.concatenate(parts) for name, parts in self._parts.items()}
         masks, boxes = self.masks, values.pop("boxes")
-        present = predictor.presence.in_frames(values["scores"])
+        present = predictor.presence.in_frames(values["scores"]) & values.pop("shown")
         strange = unfamiliar_words(predictor.model.text_encoder.tokenizer, sentence)
         if strange:
             logger.warning("words that the text encoder has not learnt: %s", ", ".join(strange)[:200])

@@ -4,8 +4,9 @@
     python scripts/calibrate_presence.py --checkpoint model.pth --data_root data/absent --split train [--write]
 
 The sentence threshold is the one with the best balanced accuracy (mean of the shares of sentences with and without an
-object that are told right). The frame threshold then is the one with the best mean J over the frames of sentences with
-an object. `--write` puts both into the checkpoint's settings; without it, give them as --test.presence_threshold and
+object that are told right). The frame threshold then is the highest one that costs at most 0.002 of the best mean J
+over the frames of sentences with an object: where it costs next to nothing, "not there" is the better answer.
+`--write` puts both into the checkpoint's settings; without it, give them as --test.presence_threshold and
 --test.frame_presence_threshold.
 """
 
@@ -30,6 +31,7 @@ from util.checkpoint_io import load_checkpoint, save_checkpoint
 from util.metrics import region_similarity
 from util.presence import Presence, sentence_score
 
+ALLOWED_LOSS = 0.002  # of J
 CANDIDATES = np.round(np.arange(0, 1, 0.01), 2)
 
 
@@ -89,7 +91,8 @@ def calibrate(cases: Sequence[Case]) -> tuple[Presence, dict[str, float]]:
     ]
     sentence_threshold = _middle_of_best(balanced)
     mean_j = [_mean_j(cases, Presence(sentence_threshold, float(value))) for value in CANDIDATES]
-    presence = Presence(sentence_threshold, _middle_of_best(mean_j))
+    frame_threshold = max(value for value, j in zip(CANDIDATES, mean_j, strict=True) if j >= max(mean_j) - ALLOWED_LOSS)
+    presence = Presence(sentence_threshold, float(frame_threshold))
     found = np.array([presence.in_frames(case.scores).any() for case in cases])
     return presence, {
         "no_target_accuracy": float(np.mean(~found[~has_object])),

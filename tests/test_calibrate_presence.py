@@ -34,6 +34,16 @@ def test_frames_are_kept_where_dropping_them_does_not_pay():
     assert presence.in_frames(cases[0].scores).all()
 
 
+def test_where_it_costs_next_to_nothing_frames_are_said_to_be_empty():
+    """A mask of J 0.001 in a frame with the object is not worth keeping; one of 0.5 is."""
+    scores = [0.8, 0.8, 0.8, 0.3, 0.3, 0.3]
+    absent = case([0.1] * 6, 0, [0] * 6, has_object=False)
+    for j, kept in ((0.001, False), (0.5, True)):
+        some = Case(np.array(scores), np.array([0.9] * 3 + [j] * 3), np.zeros(6), True)
+        presence, _ = calibrate([some, absent])
+        assert presence.in_frames(some.scores).tolist() == [True] * 3 + [kept] * 3
+
+
 def test_both_sorts_are_needed():
     with pytest.raises(ValueError, match="both sorts"):
         calibrate([case([0.5], 1, [1])])

@@ -32,7 +32,7 @@ class Answer:
         colour: in pictures.
         scores: (T,) reference probability of the chosen query.
         boxes: (T, 4) of the object; of a propagated mask, its bounds.
-        present: (T,) bool, whether the object is found in each frame.
+        present: (T,) bool, whether the object is found in each frame: its score is high enough, its mask not empty.
         queries: (T,) index of the chosen query.
         query_scores: (T, N) of every query.
         query_boxes: (T, N, 4) of every query.
