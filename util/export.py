@@ -55,10 +55,10 @@ def save(segmentation: Segmentation, folder: Path, *, masks: bool, progress: Pro
     chosen = _spread(len(segmentation), SHEET_FRAMES)
     sheet: dict[int, RGB] = {}
     with BackgroundWriter() as writer, VideoWriter(files.overlay, segmentation.source.rate) as video:
-        for t, (frame, overlay) in enumerate(overlays(segmentation)):
+        for t, (frame, overlay, instances) in enumerate(overlays(segmentation)):
             video.write(overlay, float(segmentation.times[t]))
-            for answer, mask_folder in zip(segmentation.answers, mask_folders, strict=False):
-                writer.submit(write_mask, mask_folder / f"{t:05d}.png", answer.mask(t))
+            for drawn, mask_folder in zip(instances, mask_folders, strict=False):
+                writer.submit(write_mask, mask_folder / f"{t:05d}.png", drawn.mask)
             if t in chosen:
                 sheet[t] = frame
             if progress is not None:
@@ -68,15 +68,17 @@ def save(segmentation: Segmentation, folder: Path, *, masks: bool, progress: Pro
     return files
 
 
-def overlays(segmentation: Segmentation) -> Iterator[tuple[RGB, RGB]]:
-    """(frame, the frame with masks, boxes and scores under the legend), in order."""
+def overlays(segmentation: Segmentation) -> Iterator[tuple[RGB, RGB, list[Instance]]]:
+    """(frame, the frame with masks, boxes and scores under the legend, every answer in it), in order."""
     legend: RGB | None = None
     height = segmentation.size[0] * max(1, OVERLAY_SIDE // min(segmentation.size))
     for t, timed in enumerate(segmentation.frames()):
-        drawn = draw_instances(timed.image, [instance(a, t) for a in segmentation.answers if a.present[t]], height)
+        instances = [instance(a, t) for a in segmentation.answers]
+        shown = [one for one, a in zip(instances, segmentation.answers, strict=True) if a.present[t]]
+        drawn = draw_instances(timed.image, shown, height)
         if legend is None:
             legend = with_caption(drawn[:0], legend_lines(segmentation.answers))
-        yield timed.image, np.concatenate((legend, drawn))
+        yield timed.image, np.concatenate((legend, drawn)), instances
 
 
 def contact_sheet(segmentation: Segmentation, num_frames: int = SHEET_FRAMES) -> RGB:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from util.fonts import font_for
-from util.masks import write_bytes
+from util.masks import mask_bounds, write_bytes
 
 RGB = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -68,9 +68,13 @@ def draw_instances(frame: RGB, instances: Sequence[Instance], height: int | None
     line = 1 if size[1] < 300 else 2
     for instance in instances:
         mask = cv2.resize(instance.mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+        bounds = mask_bounds(mask)
+        if bounds is None:
+            continue
+        left, top, right, bottom = bounds  # most objects are small beside the frame
+        part, inside = image[top:bottom, left:right], mask[top:bottom, left:right].astype(bool)
         tint = np.array(instance.colour, dtype=np.float32) * opacity
-        inside = mask.astype(bool)
-        image[inside] = (image[inside] * (1 - opacity) + tint).round().astype(np.uint8)
+        part[inside] = (part[inside] * (1 - opacity) + tint).round().astype(np.uint8)
         outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
         cv2.drawContours(image, outlines, -1, instance.colour, line)
     for instance in instances:
@@ -80,7 +84,7 @@ def draw_instances(frame: RGB, instances: Sequence[Instance], height: int | None
             corner = (max(left + 2, 2), max(top + 1, 2))
             cv2.rectangle(image, (left, top), (right - 1, bottom - 1), instance.colour, line)
         if instance.label:
-            image = _with_label(image, instance.label, corner, instance.colour)
+            _write_label(image, instance.label, corner, instance.colour)
     return image
 
 
@@ -113,7 +117,7 @@ def draw_queries(
         left, top, right, bottom = (round(float(edge)) for edge in boxes[i])
         shade, line = (colour, 3) if i == chosen else (pale, 1)
         cv2.rectangle(image, (left, top), (right - 1, bottom - 1), shade, line)
-        image = _with_label(image, f"{i}: {scores[i]:.2f}", (max(left + 2, 2), max(top + 1, 2)), shade)
+        _write_label(image, f"{i}: {scores[i]:.2f}", (max(left + 2, 2), max(top + 1, 2)), shade)
     for i in order if points is not None else ():
         x, y = (round(float(value)) for value in points[i])
         cv2.drawMarker(image, (x, y), (0, 0, 0), cv2.MARKER_CROSS, 17, 5)
@@ -180,11 +184,13 @@ def write_gif(path: str | os.PathLike[str], images: Sequence[RGB], frames_per_se
     write_bytes(path, buffer.getvalue())
 
 
-def _with_label(image: RGB, text: str, corner: tuple[int, int], colour: Colour) -> RGB:
-    picture = Image.fromarray(image)
-    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(FONT_SIZE - 2)
-    left, top, right, bottom = draw.textbbox(corner, text, font=font)
-    dx, dy = min(image.shape[1] - 2 - right, 0), min(image.shape[0] - 2 - bottom, 0)  # stay within the frame
-    draw.rectangle((left + dx - 1, top + dy - 1, right + dx + 1, bottom + dy + 1), fill=(0, 0, 0))
-    draw.text((corner[0] + dx, corner[1] + dy), text, fill=colour, font=font)
-    return np.array(picture)
+def _write_label(image: RGB, text: str, corner: tuple[int, int], colour: Colour) -> None:
+    """Write into the image at a corner, moved to stay within it; only that part of it goes through Pillow."""
+    font = ImageFont.load_default(FONT_SIZE - 2)
+    left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
+    x, y = (min(corner[0], image.shape[1] - 2 - right), min(corner[1], image.shape[0] - 2 - bottom))
+    area = (x + left - 1, y + top - 1, x + right + 2, y + bottom + 2)
+    x0, y0, x1, y1 = max(area[0], 0), max(area[1], 0), min(area[2], image.shape[1]), min(area[3], image.shape[0])
+    label = Image.new("RGB", (max(x1 - x0, 1), max(y1 - y0, 1)))
+    ImageDraw.Draw(label).text((x - x0, y - y0), text, fill=colour, font=font)
+    image[y0:y1, x0:x1] = np.asarray(label)[: max(y1 - y0, 0), : max(x1 - x0, 0)]
