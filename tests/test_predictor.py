@@ -191,7 +191,7 @@ def test_the_query_is_chosen_by_the_mean_so_far(model: ReferFormer, monkeypatch:
     assert [w[0].query for w in windows] == [0, 1, 1] and set(served) == {1}
 
 
-def test_windows_are_read_one_at_a_time(model: ReferFormer) -> None:
+def test_windows_are_read_when_they_are_due(model: ReferFormer) -> None:
     read = []
 
     def windows() -> Any:
@@ -201,7 +201,7 @@ def test_windows_are_read_one_at_a_time(model: ReferFormer) -> None:
 
     tracked = _predictor(model).track(windows(), ["a dog"])
     next(tracked)
-    assert read == [0]
+    assert read in ([0], [0, 1])  # the next one may be looked at while this one is answered
 
 
 # Sizes and thresholds

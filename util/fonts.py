@@ -13,8 +13,13 @@ def font_for(text: str, size: int) -> ImageFont.FreeTypeFont:
     """The first font with all letters of the text: Pillow's, DejaVu Sans, one of the system; else DejaVu Sans."""
     beyond = frozenset(c for c in text if ord(c) > 0x17F and not c.isspace())
     if not beyond:
-        return ImageFont.load_default(size)
+        return _own_font(size)
     return ImageFont.truetype(_font_file(beyond), size)
+
+
+@functools.lru_cache(maxsize=8)
+def _own_font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)  # which Pillow unpacks at each call
 
 
 @functools.lru_cache(maxsize=64)

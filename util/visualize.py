@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from util.fonts import font_for
 from util.masks import mask_bounds, write_bytes
@@ -186,7 +186,7 @@ def write_gif(path: str | os.PathLike[str], images: Sequence[RGB], frames_per_se
 
 def _write_label(image: RGB, text: str, corner: tuple[int, int], colour: Colour) -> None:
     """Write into the image at a corner, moved to stay within it; only that part of it goes through Pillow."""
-    font = ImageFont.load_default(FONT_SIZE - 2)
+    font = font_for(text, FONT_SIZE - 2)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
     x, y = (min(corner[0], image.shape[1] - 2 - right), min(corner[1], image.shape[0] - 2 - bottom))
     area = (x + left - 1, y + top - 1, x + right + 2, y + bottom + 2)
