@@ -14,6 +14,7 @@ from PIL import Image
 
 import demo
 from datasets.shapes_sample import SENTENCES, SampleClip, truth, write_sample
+from tests.published_file import TEXT_ENCODER, small_published_model, write_published
 from tests.small_model import write_small_checkpoint
 from tests.small_videos import moving_square, write_encrypted, write_mp4, write_sound, write_without_frames
 from util.masks import read_mask
@@ -63,6 +64,16 @@ def test_a_video_and_sentences(checkpoint: Path, tmp_path: Path) -> None:
     assert 'found: "the red square" (score ' in done.stderr
     for path in (folder / "masks").rglob("*.png"):
         path.unlink()
+
+
+def test_a_published_checkpoint(tmp_path: Path) -> None:
+    path = write_published(tmp_path / "published.pth", small_published_model())
+    video = write_mp4(tmp_path / "a.mp4", moving_square(3))
+    options = ["--checkpoint", str(path), "--text_encoder", TEXT_ENCODER, "--device", "cpu", "--short_side", "64"]
+    demo.main([str(video), "the red square", *options, "--output_dir", str(tmp_path / "out")])
+    [entry] = json.loads((tmp_path / "out" / "results.json").read_text())["sentences"]
+    # It carries no threshold, so something is always found, as published.
+    assert entry["found"] and len(list((tmp_path / "out" / entry["masks"]).iterdir())) == 3
 
 
 @pytest.mark.parametrize("propagate", ["flow"])
