@@ -55,6 +55,10 @@ def score_frames(truths: Sequence[RLE], results: Sequence[FrameResult]) -> dict[
     """
     if not truths or len(truths) != len(results):
         raise ValueError(f"{len(results)} results of {len(truths)} samples; each sample needs one, and one is needed")
+    for truth, result in zip(truths, results, strict=True):
+        for mask in result.masks:  # of all queries: COCO's evaluation takes another size for no overlap
+            if list(mask["size"]) != list(truth["size"]):
+                raise ValueError(f"a result has the size {mask['size']}, its ground truth {truth['size']} (h, w)")
     overlaps = np.array([_overlap(truth, result) for truth, result in zip(truths, results, strict=True)])
     intersections, unions = overlaps.T
     ious = np.where(unions > 0, intersections / np.maximum(unions, 1), 1.0)
@@ -112,7 +116,5 @@ def _overlap(truth: RLE, result: FrameResult) -> tuple[int, int]:
     if (i := result.best) is None:
         return 0, area
     mask = result.masks[i]
-    if list(mask["size"]) != list(truth["size"]):
-        raise ValueError(f"a result has the size {mask['size']}, its ground truth {truth['size']} (h, w)")
     intersection = int(coco_mask.area(coco_mask.merge([truth, mask], intersect=True)))
     return intersection, area + int(coco_mask.area(mask)) - intersection
