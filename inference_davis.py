@@ -136,6 +136,8 @@ def _davis_job(job: Job, where: str) -> Job:
         named = {numbered[key].obj_id for key in ids[first : first + NUM_ANNOTATORS]}
         if len(named) != 1:
             raise ValueError(f"{where}: expressions {first} to {first + NUM_ANNOTATORS - 1} are not of one object")
+        if named == {0}:
+            raise ValueError(f"{where}: expression {first} is about no object; prepare_davis.py gives each an obj_id")
         object_ids.append(named.pop() or first // NUM_ANNOTATORS + 1)
     masks = AnnotatorMasks(job.masks.video, job.masks.size, job.masks.frames, ids, tuple(object_ids))
     return dataclasses.replace(job, masks=masks, captions=[numbered[key].caption for key in ids])
