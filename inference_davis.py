@@ -20,7 +20,8 @@ from torch import Tensor
 
 from datasets.davis_release import ANNOTATORS
 from datasets.videos import VideoDataset
-from inference_ytvos import Job, build_parser, list_jobs, load_predictor, parse_arguments, run_jobs
+from inference_jobs import Job, list_jobs, run_jobs
+from inference_options import build_parser, load_predictor, parse_arguments
 from models.predictor import Predictor, VideoFeatures
 from util.distributed import distributed, is_main_process
 from util.failures import told_in_one_line
