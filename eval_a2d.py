@@ -27,7 +27,7 @@ from datasets.build import build_eval_windows
 from datasets.files import member, read_json
 from datasets.frame_clips import FrameWindows
 from frame_evaluation import predict_frames
-from inference_ytvos import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
+from inference_options import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
 from models.build import load_model
 from models.frame_predictor import FramePredictor
 from util.config import Config, DataConfig, TestConfig
@@ -146,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     set_up_logging()
     with distributed(args.device, timeout_minutes=24 * 60) as process:
         set_up_logging(main_process=is_main_process())
+        if args.output_dir is not None and is_main_process():  # scores of an older run must not pass for these
+            (args.output_dir / "scores.json").unlink(missing_ok=True)
         if args.checkpoint is not None:
             windows, results = run_model(args, process)
         else:

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.ytvos import YTVOSReader, videos_of
 from scripts.prepare_davis import place
+from util.failures import told_in_one_line
 from util.masks import write_bytes
 
 
@@ -98,7 +99,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -23,6 +23,19 @@ def decode_mask(rle: RLE) -> np.ndarray:
     return coco_mask.decode(rle).astype(bool)
 
 
+def coco_annotation(number: int, image_id: int | str, rle: RLE) -> dict[str, Any]:
+    """An object in COCO's format, of the only category."""
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "segmentation": rle,
+        "area": int(coco_mask.area(rle)),
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "iscrowd": 0,
+    }
+
+
 def check_rle(rle: Any, where: str) -> RLE:
     """A mask from a file, if it is one; what stands in files is not handed to pycocotools unchecked.
 
