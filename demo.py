@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,9 +26,10 @@ from datasets.shapes_sample import SENTENCES, SampleClip
 from models.predictor import Predictor
 from models.propagators import add_propagation_options, build_propagator
 from models.segmentation import check_sentences
+from util.frame_source import FrameSource
 from util.logs import set_up_logging
 from util.submission import check_name
-from util.video_reader import FrameSource, open_video
+from util.video_reader import open_video
 
 logger = logging.getLogger(__name__)
 
@@ -141,8 +143,10 @@ def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -
         parser.error('no sentence; say which object is meant, "the red square" for instance')
     for name in ("max_frames", "window", "short_side", "max_megabytes", "max_seconds", "max_jobs"):
         value = getattr(args, name)
-        if value is not None and value <= 0:
+        if value is not None and not 0 < value < math.inf:  # NaN is above no limit and below none
             parser.error(f"--{name} is {value}; it must be positive")
+    if not 0 <= args.port <= 65535:
+        parser.error(f"--port is {args.port}; it must be from 1 to 65535, or 0 for any that is free")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -74,7 +74,7 @@ class Page:
         self.blocks = _build(gr, worker, sample, num_jobs=len(predictors))
         self.blocks.queue(max_size=QUEUE)
         self._closed = threading.Event()
-        threading.Thread(target=_sweep, args=(root / "uploads", self._closed), daemon=True).start()
+        threading.Thread(target=_sweep, args=(root, self._closed), daemon=True).start()
         _, self.url, _ = self.blocks.launch(
             server_name=settings.host,
             server_port=settings.port or None,
@@ -229,14 +229,14 @@ def _scores(job: Job, names: Sequence[str]) -> Any:
     return pd.concat(parts)
 
 
-def _sweep(folder: Path, closed: threading.Event) -> None:
-    """Delete what is old in the folder of uploads, now and then; gradio forgets some of its own files there."""
+def _sweep(root: Path, closed: threading.Event) -> None:
+    """Delete what is old, now and then: gradio forgets some uploads, and a job whose asker has gone is nobody's."""
     while not closed.wait(CLEANED_SECONDS):
         oldest = time.time() - KEPT_SECONDS
-        for path in folder.rglob("*"):
-            with contextlib.suppress(OSError):  # somebody else has deleted it
-                if path.is_file() and path.stat().st_mtime < oldest:
-                    path.unlink()
+        for path in (path for name in ("uploads", "jobs") for path in sorted((root / name).rglob("*"), reverse=True)):
+            with contextlib.suppress(OSError):  # somebody else has deleted it, or something young is in the folder
+                if path.lstat().st_mtime < oldest:
+                    path.rmdir() if path.is_dir() else path.unlink()
 
 
 def _forget(job: Job | None) -> None:

@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import json
 import logging
+import math
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from datasets.build import build_eval_windows
 from datasets.files import member, read_json
 from datasets.frame_clips import FrameWindows
 from frame_evaluation import predict_frames
-from inference_ytvos import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
+from inference_options import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
 from models.build import load_model
 from models.frame_predictor import FramePredictor
 from util.config import Config, DataConfig, TestConfig
@@ -35,7 +36,7 @@ from util.failures import told_in_one_line
 from util.frame_metrics import FrameResult, score_frames
 from util.logs import set_up_logging
 from util.masks import write_bytes
-from util.rle import check_rle
+from util.rle import RLE, check_rle
 
 logger = logging.getLogger(__name__)
 
@@ -83,14 +84,20 @@ def read_predictions(path: Path, windows: FrameWindows, allow_missing: bool) -> 
     if not isinstance(content, list):
         raise ValueError(f"{path}: not a list of predictions in COCO's format for results")
     names = [sample.image_id for sample in windows.reader.samples]
-    found: dict[str, list[tuple[float, Any]]] = {name: [] for name in names}
+    sizes = {name: truth.size for name, truth in zip(names, windows.reader.truths, strict=True)}
+    found: dict[str, list[tuple[float, RLE]]] = {name: [] for name in names}
     for number, entry in enumerate(content):
         where = f"{path}: prediction {number}"
         name = member(entry, "image_id", str, where)
         score = entry.get("score")
         if name not in found or isinstance(score, bool) or not isinstance(score, int | float):
             raise ValueError(f"{where}: of an unknown sample, or without a score ({name}, {score!r})")
-        found[name].append((float(score), check_rle(member(entry, "segmentation", dict, where), where)))
+        if not -math.inf < score < math.inf:
+            raise ValueError(f"{where}: the score of {name} is {score}, not a number that can be ranked")
+        mask = check_rle(member(entry, "segmentation", dict, where), where)
+        if tuple(mask["size"]) != sizes[name]:
+            raise ValueError(f"{where}: the mask of {name} is {mask['size']} (h, w), its frame {list(sizes[name])}")
+        found[name].append((float(score), mask))
     if (absent := [name for name in names if not found[name]]) and not allow_missing:
         raise ValueError(
             f"{path}: no prediction for {absent[0]} ({len(absent)} samples without one); complete it, or let them "
@@ -139,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     set_up_logging()
     with distributed(args.device, timeout_minutes=24 * 60) as process:
         set_up_logging(main_process=is_main_process())
+        if args.output_dir is not None and is_main_process():  # scores of an older run must not pass for these
+            (args.output_dir / "scores.json").unlink(missing_ok=True)
         if args.checkpoint is not None:
             windows, results = run_model(args, process)
         else:

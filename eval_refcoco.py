@@ -22,7 +22,7 @@ from datasets.refcoco import RefCOCOReader
 from datasets.refcoco_release import MAIN_SETS, REF_SETS, converted_path
 from eval_a2d import evaluation_settings
 from image_evaluation import evaluate_images
-from inference_ytvos import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
+from inference_options import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
 from models.build import load_model
 from models.predictor import build_predictor
 from util.distributed import distributed, is_main_process
@@ -59,8 +59,12 @@ def find_splits(root: Path, sets: Sequence[str], splits: Sequence[str] | None) -
         splits: those of the splits; None takes all that are there.
 
     Raises:
-        FileNotFoundError: a set has none of the splits.
+        FileNotFoundError: a set has none of the splits, or no set has one of them.
     """
+    for split in splits or ():
+        if not any(converted_path(root, name, split).is_file() for name in sets):
+            path = converted_path(root, sets[0], split)
+            raise FileNotFoundError(f"{path}: no such file, and no other of {', '.join(sets)} has the split {split}")
     found = []
     for name in sets:
         there = [split for split in splits or SPLITS if converted_path(root, name, split).is_file()]
@@ -100,6 +104,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
     set_up_logging()
     with distributed(args.device, timeout_minutes=24 * 60) as process:
         set_up_logging(main_process=is_main_process())
+        if args.output is not None and is_main_process():  # scores of an older run must not pass for these
+            args.output.unlink(missing_ok=True)
         pairs = find_splits(args.data_root, args.sets, args.splits)
         model, config = load_model(args.checkpoint, args.text_encoder, in_all_processes=True)
         predictor = build_predictor(model, evaluation_settings(config.test, given_settings(args)), process.device)

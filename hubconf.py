@@ -11,9 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models.build import read_config
 from models.predictor import Predictor
-from util.checkpoint_io import CheckpointError, load_checkpoint
 
 dependencies = ["torch", "torchvision", "timm", "transformers", "einops", "numpy"]
 
@@ -32,15 +30,7 @@ def referformer(checkpoint: str | Path, **options: Any) -> Predictor:
 
 
 def _of_backbone(checkpoint: str | Path, backbone: str, options: dict[str, Any]) -> Predictor:
-    try:
-        found = read_config(load_checkpoint(checkpoint)).model.backbone
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from error
-    if found != backbone:
-        raise CheckpointError(f"{checkpoint} is a checkpoint with the backbone {found}, not {backbone}")
-    return Predictor.from_checkpoint(checkpoint, **options)
+    return Predictor.from_checkpoint(checkpoint, backbone=backbone, **options)
 
 
 def referformer_resnet50(checkpoint: str | Path, **options: Any) -> Predictor:

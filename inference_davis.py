@@ -20,7 +20,8 @@ from torch import Tensor
 
 from datasets.davis_release import ANNOTATORS
 from datasets.videos import VideoDataset
-from inference_ytvos import Job, build_parser, list_jobs, load_predictor, parse_arguments, run_jobs
+from inference_jobs import Job, list_jobs, run_jobs
+from inference_options import build_parser, load_predictor, parse_arguments
 from models.predictor import Predictor, VideoFeatures
 from util.distributed import distributed, is_main_process
 from util.failures import told_in_one_line
@@ -136,6 +137,8 @@ def _davis_job(job: Job, where: str) -> Job:
         named = {numbered[key].obj_id for key in ids[first : first + NUM_ANNOTATORS]}
         if len(named) != 1:
             raise ValueError(f"{where}: expressions {first} to {first + NUM_ANNOTATORS - 1} are not of one object")
+        if named == {0}:
+            raise ValueError(f"{where}: expression {first} is about no object; prepare_davis.py gives each an obj_id")
         object_ids.append(named.pop() or first // NUM_ANNOTATORS + 1)
     masks = AnnotatorMasks(job.masks.video, job.masks.size, job.masks.frames, ids, tuple(object_ids))
     return dataclasses.replace(job, masks=masks, captions=[numbered[key].caption for key in ids])

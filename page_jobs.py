@@ -15,8 +15,10 @@ from pathlib import Path
 from models.predictor import Predictor
 from util.answers import Answer, Segmentation
 from util.export import instance
+from util.frame_source import FrameSource, Recorded, TimedFrame
+from util.pictures import RGB
 from util.propagation import Propagator
-from util.video_reader import RGB, FrameSource, Recorded, TimedFrame, open_video
+from util.video_reader import open_video
 from util.video_writer import VideoWriter
 from util.visualize import draw_instances, draw_queries
 
@@ -222,7 +224,7 @@ def draw_frame(job: Job, t: int, shown: Sequence[str], sentence: int | None = No
         if answer.present[t] and {"masks", "boxes"} & set(shown):
             instances.append(drawn)
     picture = draw_instances(image, instances, VIEW_HEIGHT)
-    scale = VIEW_HEIGHT / image.shape[0]
+    scale = picture.shape[0] / image.shape[0]
     for answer in answers:
         picture = draw_queries(
             picture,

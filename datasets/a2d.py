@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from datasets.a2d_release import SUBSETS, make_sample, mask_path, read_instance_mask, video_path
-from datasets.annotated_frames import AnnotatedFrameReader, FrameSample, caption_of
-from datasets.files import read_json
+from datasets.annotated_frames import AnnotatedFrameReader, FrameSample, caption_of, read_sample_list
 from datasets.video_frames import FrameIndex, decode_frames, index_frames
 from util.submission import check_name
 
@@ -76,12 +75,7 @@ class A2DReader(AnnotatedFrameReader):
 
 def read_samples(path: Path) -> list[FrameSample]:
     """The samples that a file lists. Raises FileNotFoundError or ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; scripts/prepare_a2d.py makes it from the release")
-    content = read_json(path)
-    if not isinstance(content, list) or not content:
-        raise ValueError(f"{path}: not a list of samples; make it again with scripts/prepare_a2d.py")
-    return [_sample(entry, f"{path}: sample {number}") for number, entry in enumerate(content)]
+    return read_sample_list(path, _sample, "scripts/prepare_a2d.py")
 
 
 def _sample(entry: Any, where: str) -> FrameSample:

@@ -6,7 +6,6 @@ text_annotations/a2d_annotation.txt, a2d_missed_videos.txt, a2d_annotation_with_
 
 from __future__ import annotations
 
-import csv
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import h5py
 import numpy as np
 
 from datasets.annotated_frames import FrameSample, caption_of
+from datasets.files import read_csv, read_text
 from util.submission import check_name
 
 logger = logging.getLogger(__name__)
@@ -56,9 +56,8 @@ class A2DRelease:
     def queries(self, split: str) -> list[tuple[str, int, str]]:
         """(video, instance, sentence) of a split, in the order of the file."""
         videos, path = self.videos(split), annotations_root(self.root).parent / "a2d_annotation.txt"
-        rows = _read_csv(path)
         queries = []
-        for number, row in enumerate(rows[1:], start=2):  # the first is a header
+        for number, row in read_csv(path)[1:]:  # the first is a header
             if len(row) != 3:
                 raise ValueError(f"{path}, line {number}: not a video, an instance and a query but {row!r}")
             video, instance, query = row
@@ -72,10 +71,10 @@ class A2DRelease:
     def videos(self, split: str) -> set[str]:
         """Names of a split's videos, without those that the text annotations missed."""
         path = self.root / "Release" / "videoset.csv"
-        rows = _read_csv(path)
+        rows = [row for _, row in read_csv(path)]
         if short := [row for row in rows if len(row) != _VIDEO_COLUMNS]:
             raise ValueError(f"{path}: a row has {len(short[0])} columns, not {_VIDEO_COLUMNS}: {short[0]!r}")
-        missed = set(_read_text(annotations_root(self.root).parent / "a2d_missed_videos.txt").split())
+        missed = set(read_text(annotations_root(self.root).parent / "a2d_missed_videos.txt").split())
         names = {check_name(row[0].strip(), f"{path}: video") for row in rows if row[8].strip() == SUBSETS[split]}
         return names - missed
 
@@ -147,19 +146,3 @@ def _read_h5(path: Path, read: Callable):
             return read(file)
     except (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"{path}: damaged annotation ({error}); unpack the text annotations again") from error
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (FileNotFoundError, NotADirectoryError):
-        raise FileNotFoundError(f"{path}: no such file; the README shows where the downloads go") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text in UTF-8 ({error}); unpack it again") from error
-
-
-def _read_csv(path: Path) -> list[list[str]]:
-    rows = [row for row in csv.reader(_read_text(path).splitlines()) if row]
-    if not rows:
-        raise ValueError(f"{path}: is empty; unpack it again")
-    return rows

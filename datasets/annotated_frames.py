@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from datasets.cache import ByteCache
 from datasets.coco_truth import Truth, read_truths
+from datasets.files import read_json
+
+Parsed = TypeVar("Parsed")
 
 
 @dataclass(frozen=True)
@@ -134,6 +137,25 @@ def window(frame: int, num_frames: int, num_video_frames: int) -> list[int]:
         raise ValueError(f"frame {frame + 1} is annotated in a video of {num_video_frames} frames")
     first = frame - num_frames // 2
     return [min(max(index, 0), num_video_frames - 1) for index in range(first, first + num_frames)]
+
+
+def read_sample_list(path: Path, parse: Callable[[Any, str], Parsed], program: str) -> list[Parsed]:
+    """The samples that a JSON file lists.
+
+    Args:
+        path: the file.
+        parse: makes a sample of an entry and of where it stands, for messages.
+        program: that writes the file.
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing or damaged, or lists nothing.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; {program} makes it from the release")
+    content = read_json(path)
+    if not isinstance(content, list) or not content:
+        raise ValueError(f"{path}: not a list of samples; make it again with {program}")
+    return [parse(entry, f"{path}: sample {number}") for number, entry in enumerate(content)]
 
 
 def caption_of(text: Any, where: str) -> str:

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from datasets.files import member, read_json
-from util.rle import RLE, check_rle, encode_mask
+from util.rle import RLE, check_rle, coco_annotation, encode_mask
 
 
 @dataclass(frozen=True)
@@ -34,17 +33,7 @@ def make_truths(masks: Iterable[tuple[str, np.ndarray]]) -> dict[str, Any]:
         rle = encode_mask(mask)
         height, width = rle["size"]
         images.append({"id": image_id, "height": height, "width": width})
-        annotations.append(
-            {
-                "id": number,
-                "image_id": image_id,
-                "category_id": 1,
-                "segmentation": rle,
-                "area": int(coco_mask.area(rle)),
-                "bbox": coco_mask.toBbox(rle).tolist(),
-                "iscrowd": 0,
-            }
-        )
+        annotations.append(coco_annotation(number, image_id, rle))
     return {"categories": [{"id": 1, "name": "object"}], "images": images, "annotations": annotations}
 
 

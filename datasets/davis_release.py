@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets.files import member, read_json
+from datasets.files import member, read_json, read_text
 from util.submission import check_name
 
 VOID = 255  # in annotations: pixels that count neither for nor against a result
@@ -130,14 +130,8 @@ class DavisRelease:
 
 def _read_lines(path: Path, encoding: str) -> dict[tuple[str, int], str]:
     """{(video, object id): sentence} of one text file. Raises FileNotFoundError or ValueError."""
-    try:
-        text = path.read_text(encoding=encoding)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path}: no such file; unpack the text annotations of Ref-DAVIS17 again") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not in {encoding} ({error}); unpack the text annotations again") from error
     lines: dict[tuple[str, int], str] = {}
-    for number, line in enumerate(text.lstrip("\ufeff").split("\n"), start=1):
+    for number, line in enumerate(read_text(path, encoding).split("\n"), start=1):
         if not line.strip():
             continue
         found = _LINE.match(line.strip())

@@ -1,7 +1,9 @@
-"""JSON files and pictures that come from outside, read with messages that name the file and the cure."""
+"""JSON and CSV files and pictures that come from outside, read with messages that name the file and the cure."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-_FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP")  # others may start programs or fetch files
-_UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+from util.pictures import FORMATS, UNREADABLE
 
 
 def read_json(path: Path) -> Any:
@@ -52,6 +53,38 @@ def member(entry: Any, key: str, kind: type, where: str) -> Any:
     return value
 
 
+def read_text(path: Path, encoding: str = "utf-8") -> str:
+    """A text, without the mark that some programs put at its beginning.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding=encoding).removeprefix("\ufeff")
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{path}: no such file; the README shows where the downloads go") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in {encoding} ({error}); unpack it again") from error
+
+
+def read_csv(path: Path) -> list[tuple[int, list[str]]]:
+    """The rows of a CSV file that are not empty, each with the number of the line that it ends in.
+
+    Raises:
+        FileNotFoundError: it is missing.
+        ValueError: it is empty, damaged, or not in UTF-8.
+    """
+    try:
+        reader = csv.reader(io.StringIO(read_text(path), newline=""))
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a CSV file ({error}); unpack it again") from error
+    if not rows:
+        raise ValueError(f"{path}: is empty; unpack it again")
+    return rows
+
+
 def read_picture(path: Path) -> np.ndarray:
     """A photograph, (h, w, 3) uint8 RGB.
 
@@ -63,7 +96,7 @@ def read_picture(path: Path) -> np.ndarray:
         try:
             # Pillow refuses a truncated file; OpenCV can fill the rest with grey
             return np.array(image.convert("RGB"))
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise ValueError(f"{path}: damaged or truncated picture ({error}); copy or unpack it again") from error
 
 
@@ -75,9 +108,9 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 def _open(path: Path) -> Image.Image:
     try:
-        return Image.open(path, formats=_FORMATS)
+        return Image.open(path, formats=FORMATS)
     except (FileNotFoundError, NotADirectoryError):
         folder = "" if path.parent.is_dir() else f", and so is its folder {path.parent}"
         raise FileNotFoundError(f"{path} is missing{folder}; unpack the data set again") from None
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: not a readable picture ({error}); copy or unpack it again") from error

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import scipy.io
 
-from datasets.annotated_frames import AnnotatedFrameReader, FrameSample, caption_of
-from datasets.files import read_json, read_picture
+from datasets.annotated_frames import AnnotatedFrameReader, FrameSample, caption_of, read_sample_list
+from datasets.files import read_picture
 from util.submission import check_name
 
 
@@ -106,12 +106,7 @@ def read_masks(path: Path) -> np.ndarray:
 
 def read_samples(path: Path) -> list[tuple[FrameSample, int]]:
     """The samples that a file lists, each with the number of frames of its video. FileNotFoundError or ValueError."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; scripts/prepare_jhmdb.py makes it from the release")
-    content = read_json(path)
-    if not isinstance(content, list) or not content:
-        raise ValueError(f"{path}: not a list of samples; make it again with scripts/prepare_jhmdb.py")
-    return [_sample(entry, f"{path}: sample {number}") for number, entry in enumerate(content)]
+    return read_sample_list(path, _sample, "scripts/prepare_jhmdb.py")
 
 
 def _sample(entry: Any, where: str) -> tuple[FrameSample, int]:

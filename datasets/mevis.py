@@ -30,10 +30,7 @@ class MeViSReader(YTVOSReader):
         Raises:
             FileNotFoundError, ValueError: mask_dict.json is missing or damaged.
         """
-        masks = read_json(self._masks_root)
-        if not isinstance(masks, dict) or not all(isinstance(frames, list) for frames in masks.values()):
-            raise ValueError(f"{self._masks_root}: not a list of masks for each annotation; take it from the release")
-        return masks
+        return read_mask_dict(self._masks_root)
 
     @property
     def has_annotations(self) -> bool:
@@ -80,6 +77,18 @@ class MeViSReader(YTVOSReader):
                 "from the same release"
             )
         return {"annotation_ids": tuple(str(number) for number in ids)}
+
+
+def read_mask_dict(path: Path) -> dict[str, list[Any]]:
+    """The content of a mask_dict.json: {annotation id: run lengths or None for each frame}.
+
+    Raises:
+        FileNotFoundError, ValueError: it is missing or damaged; its run lengths are looked at when they are used.
+    """
+    masks = read_json(path)
+    if not isinstance(masks, dict) or not all(isinstance(frames, list) for frames in masks.values()):
+        raise ValueError(f"{path}: not a list of masks for each annotation; take it from the release")
+    return masks
 
 
 def union_of(

@@ -122,6 +122,8 @@ class RefCOCOReader:
         entries, annotations = (member(content, key, list, f"{path}:") for key in ("images", "annotations"))
         if any(not isinstance(entry, dict) for entry in entries + annotations):
             raise ValueError(f"{path}: an image or annotation is not a JSON object; convert the release again")
+        if any(isinstance(image.get("id"), list | dict) for image in entries):
+            raise ValueError(f"{path}: an image's id is no number; convert the release again")
         images = {image.get("id"): image for image in entries}
         shared: dict[Any, Any] = {}  # sentences about one object share its segmentation
         for annotation in annotations:
@@ -136,10 +138,10 @@ class RefCOCOReader:
 
 
 def _sample(images: dict[Any, Any], annotation: Any, name: str, where: str, shared: dict[Any, Any]) -> ImageSample:
-    image = images.get(annotation.get("image_id"))
-    if image is None:
-        raise ValueError(f"{where} is of no image in the file; take it from a complete conversion")
     try:
+        image = images.get(annotation.get("image_id"))
+        if image is None:
+            raise ValueError("it is of no image in the file")
         size = (int(image["height"]), int(image["width"]))
         box = tuple(float(side) for side in annotation["bbox"])
         original = annotation.get("original_id", ("sentence", annotation["id"]))
@@ -161,6 +163,9 @@ def _segmentation(value: Any, size: tuple[int, int], where: str) -> tuple[np.nda
             raise ValueError(f"run lengths of a {rle['size']} mask for an image of {size}")
         return rle
     polygons = tuple(np.asarray(polygon, np.float64) for polygon in value)
-    if not polygons or any(p.ndim != 1 or p.size < 6 or p.size % 2 for p in polygons):
-        raise ValueError("a polygon has at least three points, x and y in turn")
-    return polygons
+    if any(p.ndim != 1 or p.size % 2 or not np.isfinite(p).all() for p in polygons):
+        raise ValueError("a polygon is a list of numbers, x and y in turn")
+    areas = tuple(p for p in polygons if p.size >= 6)  # a point or a line, as COCO has some, covers nothing
+    if not areas:
+        raise ValueError("an object needs a polygon of at least three points, x and y in turn")
+    return areas

@@ -133,6 +133,10 @@ def _by_id(instances: Any, key: str, path: Path) -> dict[int, dict[str, Any]]:
     for number, entry in enumerate(entries):
         if absent := [name for name in wanted if not isinstance(entry, dict) or name not in entry]:
             raise ValueError(f"{path}: {key}, entry {number}, has no {absent[0]!r}; it is not COCO's format")
+        if isinstance(entry["id"], bool) or not isinstance(entry["id"], int):
+            raise ValueError(f"{path}: {key}, entry {number}, has the id {entry['id']!r}; it is not COCO's format")
+        if key == "images":
+            check_name(entry["file_name"], f"{path}: images, entry {number}, file")
     return {entry["id"]: entry for entry in entries}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_video import GeneratedVideo, generate_video
-from util.video_reader import FrameSource, TimedFrame
+from util.frame_source import FrameSource, TimedFrame
 from util.video_writer import VideoWriter
 
 SEED = (2024, 75)

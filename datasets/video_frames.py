@@ -10,6 +10,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from util.video_file import FORMATS
+
 
 @dataclass(frozen=True)
 class FrameIndex:
@@ -103,7 +105,8 @@ class _Opened:
         if not self._path.is_file():
             raise FileNotFoundError(f"{self._path}: no such video; unpack the data set again")
         try:
-            self._container = av.open(str(self._path))
+            # a whole path is no protocol of FFmpeg, and a playlist, which leads to other files, no format
+            self._container = av.open(str(self._path.resolve()), options={"format_whitelist": FORMATS})
         except (av.error.FFmpegError, OSError) as error:
             raise self._explained(error) from error
         if not self._container.streams.video:

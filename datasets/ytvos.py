@@ -99,7 +99,7 @@ class YTVOSReader:
                 )
         self.videos: dict[str, tuple[str, ...]] = {}
         self.expressions: list[Expression] = []
-        for name, entry in self._exclude_test(_videos_of(self.meta_path)).items():
+        for name, entry in self._exclude_test(videos_of(self.meta_path)).items():
             self._add_video(name, entry)
         for message in self.broken.values():
             logger.warning("left out: %s", message)
@@ -114,7 +114,7 @@ class YTVOSReader:
         if not self._categories_path.is_file():
             return {}
         categories: dict[str, dict[int, str]] = {}
-        for video, entry in _videos_of(self._categories_path).items():
+        for video, entry in videos_of(self._categories_path).items():
             where = f"{self._categories_path}: video {video}"
             categories[video] = {
                 object_id(key, where): member(value, "category", str, f"{where}, object {key},")
@@ -224,7 +224,7 @@ class YTVOSReader:
         if not test_path.is_file():
             logger.info("no %s: all %d videos of valid are taken", test_path, len(videos))
             return videos
-        test = _videos_of(test_path)
+        test = videos_of(test_path)
         kept = {name: entry for name, entry in videos.items() if name not in test}
         logger.info("%s lists test videos: %d of the %d videos of valid remain", test_path, len(kept), len(videos))
         return kept
@@ -232,10 +232,7 @@ class YTVOSReader:
     def _add_video(self, video: str, entry: Any) -> None:
         check_name(video, f"{self.meta_path}: video")
         where = f"{self.meta_path}: video {video}"
-        frames = tuple(check_name(frame, f"{where}, frame") for frame in member(entry, "frames", list, where))
-        if not frames or len(set(frames)) != len(frames):
-            raise ValueError(f"{where} lists {'a frame twice' if frames else 'no frames'}; correct the file")
-        self.videos[video] = frames
+        frames = self.videos[video] = frame_names(entry, where)
         for key, value in member(entry, "expressions", dict, where).items():
             check_name(key, f"{where}, expression")
             if isinstance(value, dict) and value.get("obj_id") is not None:
@@ -269,8 +266,17 @@ class YTVOSReader:
         return {"obj_id": obj_id}
 
 
-def _videos_of(path: Path) -> dict[str, Any]:
+def videos_of(path: Path) -> dict[str, Any]:
+    """{video: entry} of a meta file. Raises FileNotFoundError or ValueError."""
     return member(read_json(path), "videos", dict, f"{path}:")
+
+
+def frame_names(entry: Any, where: str) -> tuple[str, ...]:
+    """Names of the frames of a video's entry, in order; ValueError, which begins with `where`, if they are unusable."""
+    frames = tuple(check_name(frame, f"{where}, frame") for frame in member(entry, "frames", list, where))
+    if not frames or len(set(frames)) != len(frames):
+        raise ValueError(f"{where} lists {'a frame twice' if frames else 'no frames'}; correct the file")
+    return frames
 
 
 def select_object(ids: np.ndarray, obj_id: int | None) -> np.ndarray:

@@ -202,16 +202,23 @@ def build_from_checkpoint(
 
 
 def load_model(
-    path: str | Path, text_encoder: str = "roberta-base", *, in_all_processes: bool = False
+    path: str | Path,
+    text_encoder: str = "roberta-base",
+    *,
+    in_all_processes: bool = False,
+    backbone: str | None = None,
 ) -> tuple[ReferFormer | Baseline, Config]:
-    """`build_from_checkpoint` of a file.
+    """`build_from_checkpoint` of a file, whose model must have the `backbone` where one is named.
 
     Raises:
         FileNotFoundError: no such file, or no tokenizer.
-        CheckpointError: the file is not a checkpoint, damaged, or not one of this architecture; the message names it.
+        CheckpointError: the file is not a checkpoint, damaged, or not one of this architecture or with this backbone;
+            the message names it.
     """
     checkpoint = load_checkpoint(path)
     try:
+        if backbone is not None and (found := read_config(checkpoint, text_encoder).model.backbone) != backbone:
+            raise ValueError(f"a checkpoint with the backbone {found}, not {backbone}")
         return build_from_checkpoint(checkpoint, text_encoder, in_all_processes=in_all_processes)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error

@@ -11,6 +11,7 @@ import re
 from torch import Tensor, nn
 
 from models.published_names import from_published_name, to_published_name
+from util.checkpoint_contents import differing_keys
 
 _BOX_ALIAS = "transformer.decoder.bbox_embed."
 OLD_BUFFERS = ("text_encoder.embeddings.position_ids",)
@@ -85,19 +86,11 @@ def load_model_state(model: nn.Module, state: dict[str, Tensor], *, drop_class_h
     if drop_class_heads:
         state = {k: v for k, v in state.items() if not k.startswith("class_heads.")}
         state |= {k: v for k, v in own.items() if k.startswith("class_heads.")}
-    problems = [f"missing {key}" for key in own if key not in state]
-    problems += [f"left over {key}" for key in state if key not in own]
-    problems += [
-        f"{key} is {tuple(value.shape)}, the model's {tuple(own[key].shape)}"
-        for key, value in state.items()
-        if key in own and value.shape != own[key].shape
-    ]
-    if problems:
+    if differing := differing_keys(state, own):
         raise ValueError(
-            f"the weights are of another model ({len(problems)} keys differ): {'; '.join(problems[:10])}"
-            + ("; ..." if len(problems) > 10 else "")
-            + ". Check model.backbone, model.text_encoder, model.num_classes, model.num_queries and model.box_refine; "
-            "to finetune with other classes set train.drop_class_heads"
+            f"the weights are of another model: {differing}. Check model.backbone, model.text_encoder, "
+            "model.num_classes, model.num_queries and model.box_refine; to finetune with other classes set "
+            "train.drop_class_heads"
         )
     model.load_state_dict(state)
 

@@ -133,6 +133,7 @@ class Predictor:
         device: torch.device | str = "auto",
         text_encoder: str = "roberta-base",
         in_all_processes: bool = False,
+        backbone: str | None = None,
         **overrides: Any,
     ) -> Predictor:
         """A predictor from a checkpoint, ours or a published one.
@@ -143,13 +144,14 @@ class Predictor:
             device: `cpu`, `cuda` or `auto`.
             text_encoder: hub name or folder of a published checkpoint's tokenizer.
             in_all_processes: all processes of the run call this together; only the main one then reads the tokenizer.
+            backbone: that the checkpoint's model must have; None takes any.
             overrides: arguments of the constructor in place of the configuration's `test` section.
 
         Raises:
             FileNotFoundError: no such file, or no tokenizer.
-            CheckpointError: the file is not a checkpoint, or not one of this architecture.
+            CheckpointError: the file is not a checkpoint, or not one of this architecture or with this backbone.
         """
-        model, config = load_model(path, text_encoder, in_all_processes=in_all_processes)
+        model, config = load_model(path, text_encoder, in_all_processes=in_all_processes, backbone=backbone)
         return build_predictor(model, dataclasses.replace(config.test, **overrides), device)
 
     @torch.inference_mode()

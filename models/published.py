@@ -52,6 +52,16 @@ _ARGUMENTS = {
     "freeze_text_encoder": "freeze_text_encoder",
 }
 _READ = ("nheads", "dropout", "freeze_text_encoder")
+# Weights whose shapes tell settings, with the number of their dimensions.
+_TELLING = {
+    "query_embed.weight": 2,
+    "transformer.level_embed": 2,
+    "transformer.encoder.layers.0.self_attn.sampling_offsets.bias": 1,
+    "transformer.encoder.layers.0.linear1.bias": 1,
+    "pixel_decoder.mask_features.weight": 4,
+    "controller.layers.2.bias": 1,
+    "class_embed.0.bias": 1,
+}
 
 
 def describe_published(weights: Mapping[str, Tensor], args: Any = None) -> dict[str, Any]:
@@ -74,10 +84,12 @@ def describe_published(weights: Mapping[str, Tensor], args: Any = None) -> dict[
     for name, value in _FIXED.items():
         if given.get(name, value) != value:
             raise ValueError(f"a variant that is not published: --{name} is {given[name]}, here it is always {value}")
-    try:
-        settings = _read_shapes(weights, int(given.get("nheads", 8)))
-    except (KeyError, IndexError) as error:
-        raise ValueError(f"not a whole checkpoint of a ReferFormer: {error} is missing or of another rank") from error
+    if absent := [key for key, ndim in _TELLING.items() if key not in weights or weights[key].ndim != ndim]:
+        raise ValueError(f"not a whole checkpoint of a ReferFormer: {', '.join(absent)} missing or of another rank")
+    num_heads = given.get("nheads", 8)
+    if not isinstance(num_heads, int) or num_heads < 1:
+        raise ValueError(f"a damaged checkpoint: its argument --nheads is {num_heads!r}")
+    settings = _read_shapes(weights, num_heads)
     return settings | {_ARGUMENTS[name]: given[name] for name in _READ if name in given}
 
 

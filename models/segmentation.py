@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from util.answers import Answer, Segmentation
+from util.frame_source import FrameSource, Limited, Recorded, TimedFrame
 from util.mask_store import MaskStore
 from util.masks import mask_bounds
 from util.propagation import FrameStore, Propagator, propagate
 from util.read_ahead import read_ahead
-from util.video_reader import Camera, FrameSource, Limited, Recorded, TimedFrame, open_video
+from util.video_reader import Camera, open_video
 from util.visualize import palette
 
 if TYPE_CHECKING:

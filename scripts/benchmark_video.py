@@ -25,6 +25,7 @@ import numpy as np
 
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_video import generate_video
+from util.failures import told_in_one_line
 from util.video_writer import VideoWriter
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,7 +98,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

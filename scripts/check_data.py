@@ -10,7 +10,6 @@ missing. Counts are compared with those of the real release, which another data 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.mevis import MeViSReader
 from datasets.ytvos import Expression, YTVOSReader
+from util.failures import told_in_one_line
 
 NUM_SHOWN = 5  # faults of a kind
 
@@ -185,7 +185,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         sys.exit(1 if main() else 0)
-    except (ValueError, OSError, json.JSONDecodeError) as problem:
-        sys.exit(f"error: {problem}")

@@ -15,6 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.videos import Video, VideoDataset
+from util.failures import told_in_one_line
 from util.masks import mask_bounds, read_mask
 from util.visualize import RGB, Instance, draw_instances, make_grid, palette, with_caption, write_gif, write_image
 
@@ -104,7 +105,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -10,10 +10,9 @@ and scored anew each time.
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
-import io
 import json
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,15 +20,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.davis_release import ANNOTATORS
-from scripts.eval_jf import Target, read_targets
-from util.davis_metrics import Statistics, VideoScorer, VideoScores, count_objects, statistics
-from util.masks import read_object_ids, write_bytes
+from datasets.targets import read_targets
+from util.davis_metrics import MAX_RESULTS, Statistics, VideoScorer, VideoScores, count_objects, statistics
+from util.expression_scores import Target
+from util.failures import told_in_one_line
+from util.masks import read_object_ids
 from util.submission import Fault, SubmissionError
+from util.tables import write_csv
 from util.workers import map_unordered
 
 TABLES = ("davis_global.csv", "davis_objects.csv", "davis_expressions.csv")
@@ -101,6 +104,11 @@ def evaluate(
     for folder in (results, annotations):
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder}: no such folder")
+    if strange := next((target for target in targets if not target.obj_id), None):
+        raise ValueError(
+            f"expression {strange.expression_id} of video {strange.video} is about no object (obj_id); "
+            "Ref-DAVIS17 has an object for each, prepare the data with scripts/prepare_davis.py"
+        )
     by_video: dict[str, list[Target]] = {}
     for target in targets:
         by_video.setdefault(target.video, []).append(target)
@@ -134,22 +142,7 @@ def _score_video(
     num_objects = count_objects(truths[0])
     if num_objects == 0:
         raise ValueError(f"{annotations / video / frames[0]}.png: no object in the first frame, which decides them")
-    faults: list[Fault] = []
-    found = []
-    for annotator in range(len(ANNOTATORS)):
-        folder = results / f"anno_{annotator}" / video
-        ids = []
-        for frame, truth in zip(frames, truths, strict=True):
-            path = folder / f"{frame}.png"
-            try:
-                ids.append(read_object_ids(path, truth.shape))
-            except FileNotFoundError:
-                if not allow_missing:
-                    faults.append(Fault(video, f"{path}: missing"))
-                ids.append(np.zeros_like(truth))
-            except ValueError as error:
-                faults.append(Fault(video, str(error)))
-        found.append(ids)
+    found, faults = _read_results(results, video, frames, truths, allow_missing)
     if faults:
         return [], [], faults
     num_results = [max(int(ids.max()) for ids in pictures) for pictures in found]
@@ -168,6 +161,30 @@ def _score_video(
         of_pairs, i = scores[annotator_of(target)], target.obj_id - 1
         expressions.append(ExpressionScore(target, float(of_pairs.j[i, i].mean()), float(of_pairs.f[i, i].mean())))
     return objects, expressions, []
+
+
+def _read_results(
+    results: Path, video: str, frames: Sequence[str], truths: Sequence[NDArray[np.uint8]], allow_missing: bool
+) -> tuple[list[list[NDArray[np.uint8]]], list[Fault]]:
+    """Object ids of each annotator and frame, and what is wrong with them."""
+    faults: list[Fault] = []
+    found = []
+    for annotator in range(len(ANNOTATORS)):
+        ids = []
+        for frame, truth in zip(frames, truths, strict=True):
+            path = results / f"anno_{annotator}" / video / f"{frame}.png"
+            try:
+                ids.append(read_object_ids(path, truth.shape))
+                if ids[-1].max() > MAX_RESULTS:
+                    faults.append(Fault(video, f"{path}: has the object {ids[-1].max()}; {MAX_RESULTS} are allowed"))
+            except FileNotFoundError:
+                if not allow_missing:
+                    faults.append(Fault(video, f"{path}: missing"))
+                ids.append(np.zeros_like(truth))
+            except ValueError as error:
+                faults.append(Fault(video, str(error)))
+        found.append(ids)
+    return found, faults
 
 
 def _object_scores(pairs: VideoScores, annotator: int, video: str) -> list[ObjectScore]:
@@ -205,23 +222,23 @@ def write_tables(
 ) -> None:
     """Write `TABLES`."""
     rows = [[name, *row.values()] for name, row in summary.items() if name != "expressions"]
-    _write_csv(folder / TABLES[0], ["annotator", *MEASURES], rows)
+    write_csv(folder / TABLES[0], ["annotator", *MEASURES], rows)
     rows = [[f"anno_{s.annotator}", s.video, s.object_id, s.result_id, *s.measures().values()] for s in objects]
-    _write_csv(folder / TABLES[1], ["annotator", "video", "object", "result_object", *MEASURES], rows)
+    write_csv(folder / TABLES[1], ["annotator", "video", "object", "result_object", *MEASURES], rows)
     names = ["annotator", "video", "expression_id", "expression", "object", "J&F", "J", "F"]
     rows = []
     for s in expressions:
         t, scores = s.target, [(s.j + s.f) / 2, s.j, s.f]
         rows.append([f"anno_{annotator_of(t)}", t.video, t.expression_id, t.caption, t.obj_id, *scores])
-    _write_csv(folder / TABLES[2], names, rows)
+    write_csv(folder / TABLES[2], names, rows)
 
 
-def _write_csv(path: Path, names: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([f"{value:.6f}" if isinstance(value, float) else value for value in row] for row in rows)
-    write_bytes(path, text.getvalue().encode())
+def _without_nan(summary: dict[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN, which the decay of a long video is (see `statistics`)."""
+    return {
+        name: {measure: None if math.isnan(value) else value for measure, value in row.items()}
+        for name, row in summary.items()
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
@@ -249,12 +266,10 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     write_tables(folder, summary, objects, expressions)
     print(format_table(summary))
     print(f"tables: {', '.join(str(folder / name) for name in TABLES)}")
-    print(json.dumps(summary))
+    print(json.dumps(_without_nan(summary), allow_nan=False))
     return summary
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -13,15 +13,11 @@ in the video (`obj_id` "0") are left out; with `--no_target`, it is also told fo
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
 import functools
-import io
 import json
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,110 +26,27 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.files import read_json
-from datasets.mevis import union_of
-from datasets.ytvos import object_id, select_object
-from util.masks import read_mask, read_object_ids, write_bytes
-from util.metrics import Silhouette, compare_boundaries, compare_regions, summarize_scores
-from util.submission import Fault, SubmissionError, VideoMasks
+from datasets.mevis import read_mask_dict, union_of
+from datasets.targets import read_targets
+from datasets.ytvos import select_object
+from util.expression_scores import (
+    Score,
+    Target,
+    format_table,
+    permute_captions,
+    summarize,
+    summarize_no_target,
+    write_table,
+)
+from util.failures import told_in_one_line
+from util.masks import read_mask, read_object_ids
+from util.metrics import Silhouette, compare_boundaries, compare_regions
+from util.rle import check_rle
+from util.submission import Fault, SubmissionError
 from util.workers import map_unordered
 
 Missing = Literal["error", "video", "zero", "empty"]
 MaskDict = dict[str, list[Any]]  # annotation id -> run lengths or None for each frame
-
-
-@dataclass(frozen=True)
-class Target:
-    """What one expression's result is compared with.
-
-    Attributes:
-        video: name of the video.
-        expression_id: key of the expression within the video.
-        caption: the expression.
-        obj_id: pixel value of the object in the annotations, 0 where the video has no such object or annotations are
-            no pictures.
-        kind: what singles the object out, where the meta file says so.
-        frames: names of the frames.
-        annotation_ids: of the objects whose union is meant, where annotations are a mask_dict.json.
-    """
-
-    video: str
-    expression_id: str
-    caption: str
-    obj_id: int
-    kind: str | None
-    frames: tuple[str, ...]
-    annotation_ids: tuple[str, ...] = ()
-
-    @property
-    def has_object(self) -> bool:
-        """Whether there is something to be found."""
-        return bool(self.obj_id or self.annotation_ids)
-
-
-@dataclass(frozen=True)
-class Score:
-    """Means over the frames of one expression, and whether any of its masks has a pixel."""
-
-    target: Target
-    j: float
-    f: float
-    found: bool
-
-
-def read_targets(meta: str | os.PathLike[str]) -> list[Target]:
-    """All expressions of a meta_expressions.json; of `valid` those whose video a `test` meta beside it does not list.
-
-    Raises:
-        FileNotFoundError, ValueError: the file is missing, damaged, or withholds the objects.
-    """
-    targets, meta = [], Path(meta).resolve()
-    try:
-        videos, test = read_json(meta)["videos"], meta.parent.parent / "test" / "meta_expressions.json"
-        elsewhere = read_json(test)["videos"] if meta.parent.name == "valid" and test.is_file() else {}
-        for video, entry in videos.items():
-            if video in elsewhere:
-                continue
-            frames, expressions = tuple(entry["frames"]), entry["expressions"]
-            VideoMasks(video, (1, 1), frames, tuple(expressions))  # checks the names, which become paths
-            if not frames or len(set(frames)) != len(frames):
-                raise ValueError(f"{meta}: video {video} lists {'a frame twice' if frames else 'no frames'}")
-            for expression_id, expression in expressions.items():
-                if expression.get("anno_id"):
-                    ids = tuple(str(number) for number in expression["anno_id"])
-                    targets.append(Target(video, expression_id, expression["exp"], 0, None, frames, ids))
-                    continue
-                where, kind = f"{meta}: expression {expression_id} of video {video}", expression.get("kind")
-                if expression.get("obj_id") is None:
-                    raise ValueError(
-                        f"{where} has no obj_id; a split whose objects are withheld can only be scored by the "
-                        "benchmark's server"
-                    )
-                number = object_id(expression["obj_id"], where, or_no_object=True)
-                kind = None if kind is None else str(kind)
-                targets.append(Target(video, expression_id, expression["exp"], number, kind, frames))
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{meta}: not a meta_expressions.json ({type(error).__name__}: {error})") from error
-    if not targets:
-        raise ValueError(f"{meta}: lists no expressions")
-    return targets
-
-
-def permute_captions(targets: Sequence[Target]) -> list[Target]:
-    """Each result is compared with the next object of its video instead, the last with the first.
-
-    The scores are then those of a model that was given the captions of another object: a model that does not read the
-    caption scores the same as before. Objects without expressions are passed over; a video with a single object
-    stays as it is.
-    """
-    objects: dict[str, set[int]] = {}
-    for target in targets:
-        objects.setdefault(target.video, set()).add(target.obj_id)
-    following: dict[tuple[str, int], int] = {}
-    for video, ids in objects.items():
-        ordered = sorted(ids)
-        following |= {(video, obj_id): ordered[(i + 1) % len(ordered)] for i, obj_id in enumerate(ordered)}
-    return [dataclasses.replace(target, obj_id=following[target.video, target.obj_id]) for target in targets]
 
 
 def evaluate(
@@ -185,77 +98,29 @@ def evaluate(
     return [scored[target] for target in targets]
 
 
-def summarize(scores: Sequence[Score]) -> dict[str, Any]:
-    """`util.metrics.summarize_scores` of them."""
-    return summarize_scores([(score.target.kind, score.j, score.f) for score in scores])
-
-
-def summarize_no_target(scores: Sequence[Score]) -> dict[str, Any]:
-    """`summarize` of the expressions with an object, and how well the two sorts are told apart.
-
-    `no_target_accuracy` is the share of expressions without an object for which all masks are empty, also per kind;
-    `target_accuracy` the share of the others for which one is not: always answering "not there" has 1 and 0.
-
-    Raises:
-        ValueError: every expression has an object, or none.
-    """
-    absent, rest = ([s for s in scores if s.target.has_object == has_object] for has_object in (False, True))
-    if not absent or not rest:
-        raise ValueError(
-            f"{len(absent)} of {len(scores)} expressions have no object (obj_id 0); --no_target needs both sorts "
-            "(python -m datasets.shapes ytvos --num_absent 4)"
-        )
-    kinds = sorted({s.target.kind for s in absent if s.target.kind})
-    by_kind = {kind: [not s.found for s in absent if s.target.kind == kind] for kind in kinds}
-    return summarize(rest) | {
-        "no_target_accuracy": float(np.mean([not s.found for s in absent])),
-        "target_accuracy": float(np.mean([s.found for s in rest])),
-        "num_no_target": len(absent),
-        "no_target_accuracy_per_kind": {kind: float(np.mean(empty)) for kind, empty in by_kind.items()},
-    }
-
-
-def format_table(summary: dict[str, Any]) -> str:
-    """The summary for people, in percent."""
-    rows = [("all", summary), *summary.get("per_kind", {}).items()]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{'':{width}}    J&F      J      F  expressions"]
-    for name, row in rows:
-        numbers = "".join(f"{100 * row[key]:7.1f}" for key in ("J&F", "J", "F"))
-        lines.append(f"{name:{width}}{numbers}{row['num_expressions']:13}")
-    if "no_target_accuracy" in summary:
-        lines.append(
-            f"no mask for {100 * summary['no_target_accuracy']:.1f} % of {summary['num_no_target']} expressions "
-            f"without an object, a mask for {100 * summary['target_accuracy']:.1f} % of the others"
-        )
-    return "\n".join(lines)
-
-
-def write_csv(scores: Sequence[Score], path: str | os.PathLike[str]) -> None:
-    """One line per expression; an older file is replaced."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["video", "expression_id", "expression", "obj_id", "kind", "num_frames", "J", "F", "J&F"])
-    for score in scores:
-        t = score.target
-        objects = "+".join(t.annotation_ids) or t.obj_id
-        row = [t.video, t.expression_id, t.caption, objects, t.kind or "", len(t.frames)]
-        writer.writerow([*row, f"{score.j:.6f}", f"{score.f:.6f}", f"{(score.j + score.f) / 2:.6f}"])
-    write_bytes(path, text.getvalue().encode())
-
-
 def _jobs(targets: Sequence[Target], annotations: Path) -> list[tuple[list[Target], Path | MaskDict]]:
     """The targets of each video, with the folder of annotations or the masks of their objects."""
     by_video: dict[str, list[Target]] = {}
     for target in targets:
         by_video.setdefault(target.video, []).append(target)
-    if annotations.is_dir():
-        return [(group, annotations) for group in by_video.values()]
-    masks = read_json(annotations)
     wanted = {number for target in targets for number in target.annotation_ids}
-    if not isinstance(masks, dict) or (absent := sorted(wanted - masks.keys())):
-        what = f"has no annotation {absent[0]}" if isinstance(masks, dict) else "is no mask_dict.json"
-        raise ValueError(f"{annotations}: {what}; take it and the meta file from the same release")
+    if annotations.is_dir():
+        if wanted:
+            raise ValueError(
+                f"{annotations}: the meta file's expressions have `anno_id`; their annotations are a mask_dict.json, "
+                "name that"
+            )
+        return [(group, annotations) for group in by_video.values()]
+    masks = read_mask_dict(annotations)
+    if other := next((target for target in targets if not target.annotation_ids), None):
+        raise ValueError(
+            f"{annotations}: expression {other.expression_id} of video {other.video} has no `anno_id` in the meta "
+            "file; name the folder of annotations"
+        )
+    if absent := sorted(wanted - masks.keys()):
+        raise ValueError(
+            f"{annotations}: has no annotation {absent[0]}; take it and the meta file from the same release"
+        )
     return [(g, {number: masks[number] for t in g for number in t.annotation_ids}) for g in by_video.values()]
 
 
@@ -269,13 +134,20 @@ def _truths_of_frame(
             obj_id: Silhouette.of(select_object(ids, obj_id)) for obj_id in {target.obj_id for target in targets}
         }
         return [of_object[target.obj_id] for target in targets], ids.shape
-    size = next((tuple(rle["size"]) for frames in annotations.values() for rle in frames if rle is not None), None)
-    if size is None:
-        raise ValueError(f"mask_dict.json: no object of video {targets[0].video} is visible in any frame")
+    size = _mask_size(annotations, targets[0].video)
     where = f"mask_dict.json: {targets[0].video}"
     meant = {target.annotation_ids for target in targets}
     of_objects = {ids: Silhouette.of(union_of(annotations, ids, t, size, where)) for ids in meant}
     return [of_objects[target.annotation_ids] for target in targets], size
+
+
+def _mask_size(masks: MaskDict, video: str) -> tuple[int, int]:
+    """(h, w) of a video's masks, by the first that is there."""
+    first = next((rle for frames in masks.values() for rle in frames if rle is not None), None)
+    if first is None:
+        raise ValueError(f"mask_dict.json: no object of video {video} is visible in any frame")
+    h, w = check_rle(first, f"mask_dict.json: {video}")["size"]
+    return h, w
 
 
 def _score_video(
@@ -321,7 +193,7 @@ def _raise_faults(results: str | os.PathLike[str], faults: list[Fault]) -> None:
         )
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", required=True, type=Path, help="folder of <video>/<expression id>/<frame>.png")
     parser.add_argument(
@@ -349,25 +221,33 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument(
         "--no_target", action="store_true", help="also: how many expressions without an object got no mask"
     )
+    return parser
+
+
+def choose_targets(meta: Path, *, permuted: bool, no_target: bool) -> list[Target]:
+    """The expressions that are scored. Raises as `read_targets` does, and ValueError where there would be none."""
+    targets = read_targets(meta)
+    if permuted and any(target.annotation_ids for target in targets):
+        raise ValueError(f"{meta}: expressions mean several objects; --permute_captions needs one object each")
+    if not no_target and (absent := [target for target in targets if not target.has_object]):
+        print(f"{len(absent)} expressions without an object are left out; --no_target judges them too")
+        targets = [target for target in targets if target.has_object]
+        if not targets:
+            raise ValueError(f"{meta}: no expression has an object")
+    return permute_captions(targets) if permuted else targets
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    parser = build_parser()
     args = parser.parse_args(argv)
     if args.no_target and args.permute_captions:
         parser.error("--no_target and --permute_captions do not go together")
-    if args.num_workers < 0:
-        raise ValueError(f"--num_workers is {args.num_workers}; it must be 0 or more")
-    targets = read_targets(args.meta)
-    if args.permute_captions and any(target.annotation_ids for target in targets):
-        raise ValueError(f"{args.meta}: expressions mean several objects; --permute_captions needs one object each")
-    if not args.no_target and (absent := [t for t in targets if not t.has_object]):
-        print(f"{len(absent)} expressions without an object are left out; --no_target judges them too")
-        targets = [t for t in targets if t.has_object]
-        if not targets:
-            raise ValueError(f"{args.meta}: no expression has an object")
-    if args.permute_captions:
-        targets = permute_captions(targets)
+    path = args.csv or args.results.resolve().parent / ("jf_permuted.csv" if args.permute_captions else "jf.csv")
+    path.unlink(missing_ok=True)  # a table of older results must not pass for one of these
+    targets = choose_targets(args.meta, permuted=args.permute_captions, no_target=args.no_target)
     missing = args.missing or ("video" if args.annotations.is_file() else "error")
     scores = evaluate(targets, args.results, args.annotations, missing, args.num_workers)
-    path = args.csv or args.results.resolve().parent / ("jf_permuted.csv" if args.permute_captions else "jf.csv")
-    write_csv(scores, path)
+    write_table(scores, path)
     summary = summarize_no_target(scores) if args.no_target else summarize(scores)
     print(format_table(summary))
     absent = {score.target.video for score in scores if not (args.results / score.target.video).is_dir()}
@@ -379,7 +259,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from util.checkpoint_io import load_checkpoint, save_checkpoint
+from util.failures import told_in_one_line
 
 KEPT = ("config", "extras", "step", "epoch")
 
@@ -37,7 +38,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from datasets.ytvos import YTVOSReader
+from datasets.ytvos import YTVOSReader, videos_of
 from scripts.prepare_davis import place
+from util.failures import told_in_one_line
 from util.masks import write_bytes
 
 
@@ -66,9 +67,9 @@ def hold_out(root: Path, output: Path, num_videos: int, *, seed: int = 0, copy: 
     for path in (output / split for split in splits):
         if others := sorted({p.name for p in path.glob("JPEGImages/*")} - set(splits[path.name])):
             raise FileExistsError(f"{path}: holds {others[0]}, which is of another choice; give a new folder")
-    expressions = json.loads(reader.meta_path.read_text(encoding="utf-8-sig"))["videos"]
+    expressions = videos_of(reader.meta_path)
     categories_path = root / "train" / "meta.json"
-    categories = json.loads(categories_path.read_text())["videos"] if categories_path.is_file() else {}
+    categories = videos_of(categories_path) if categories_path.is_file() else {}
     for split, videos in splits.items():
         for video in tqdm(videos, desc=split, unit="video"):
             frame = reader.videos[video][0]
@@ -98,7 +99,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -19,6 +19,7 @@ from tokenizers import ByteLevelBPETokenizer, Tokenizer, processors
 from transformers import PreTrainedTokenizerFast, RobertaConfig
 
 from datasets.files import member, read_json
+from util.failures import told_in_one_line
 
 SPECIAL_TOKENS = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
 
@@ -75,7 +76,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.a2d import A2DReader, samples_path, truth_path
 from datasets.a2d_release import A2DRelease, annotations_root, video_path
 from datasets.coco_truth import make_truths
+from util.failures import told_in_one_line
 from util.masks import write_bytes
 
 SPLITS = ("train", "test")
@@ -87,7 +88,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -24,6 +24,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.davis_release import SPLIT_FILES, DavisRelease
+from util.failures import told_in_one_line
 from util.masks import write_bytes
 
 RELEASED_VIDEOS = {"train": 60, "valid": 30}
@@ -128,7 +129,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -10,7 +10,6 @@ published scores are those of the choice that others distribute.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import sys
 from collections.abc import Sequence
@@ -23,7 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.annotated_frames import caption_of
 from datasets.coco_truth import make_truths
+from datasets.files import read_csv
 from datasets.jhmdb import JHMDBReader, frames_folder, mask_path, read_masks, samples_path, truth_path
+from util.failures import told_in_one_line
 from util.masks import write_bytes
 from util.submission import check_name
 
@@ -37,17 +38,12 @@ def read_queries(root: Path) -> list[tuple[str, str]]:
         FileNotFoundError, ValueError: the file is missing or malformed.
     """
     path = root / "jhmdb_annotation.txt"
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; the README shows where the downloads go")
     queries = []
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        for number, row in enumerate(csv.reader(file), start=1):
-            if number == 1 or not row:  # a header
-                continue
-            if len(row) != 2:
-                raise ValueError(f"{path}, line {number}: not a video and a query but {row!r}")
-            video = check_name(row[0].strip(), f"{path}, line {number}: video")
-            queries.append((video, caption_of(row[1], f"{path}, line {number}")))
+    for number, row in read_csv(path)[1:]:  # the first is a header
+        if len(row) != 2:
+            raise ValueError(f"{path}, line {number}: not a video and a query but {row!r}")
+        video = check_name(row[0].strip(), f"{path}, line {number}: video")
+        queries.append((video, caption_of(row[1], f"{path}, line {number}")))
     if not queries:
         raise ValueError(f"{path}: lists no queries; unpack it again")
     return queries
@@ -104,7 +100,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

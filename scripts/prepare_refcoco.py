@@ -19,6 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.refcoco_release import MAIN_SETS, REF_SETS, RefSet, convert, converted_path, image_path
+from util.failures import told_in_one_line
 from util.masks import write_bytes
 
 
@@ -79,7 +80,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

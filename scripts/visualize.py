@@ -34,8 +34,10 @@ from datasets.videos import Video, VideoDataset
 from models.predictor import Prediction, Predictor
 from models.sampling_points import record_sampling_points
 from util.error_maps import LEGEND, draw_errors
+from util.failures import told_in_one_line
+from util.frame_source import FrameSource, Limited
 from util.masks import read_mask, write_bytes
-from util.video_reader import FrameSource, Limited, open_video
+from util.video_reader import open_video
 from util.visualize import RGB, Instance, draw_instances, draw_queries, make_grid, palette, with_caption, write_image
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parents[1] / "configs" / "quickstart_weights.pth"
@@ -85,7 +87,7 @@ def query_rows(predictor: Predictor, frames: RGB, sentence: str, colour: tuple[i
         plain = draw_instances(frame, [], HEIGHT)
         pictures = (
             draw_instances(frame, [_instance(prediction, t, colour)], HEIGHT),
-            _all_queries(plain, prediction, t, colour, HEIGHT / frame.shape[0]),
+            _all_queries(plain, prediction, t, colour, plain.shape[0] / frame.shape[0]),
             draw_sampling_points(plain, locations[t], weights[t]),
             draw_attention(plain, locations[t], weights[t]),
         )
@@ -140,12 +142,12 @@ def read_scores(path: Path) -> list[Scored]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file; score the results with scripts/eval_jf.py first")
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = [
                 Scored(row["video"], row["expression_id"], row["expression"], float(row["J&F"]))
                 for row in csv.DictReader(file)
             ]
-    except (KeyError, ValueError, TypeError) as error:
+    except (KeyError, ValueError, TypeError, csv.Error) as error:
         raise ValueError(f"{path}: not a jf.csv of scripts/eval_jf.py ({error})") from error
     if not rows:
         raise ValueError(f"{path}: holds no expressions")
@@ -161,12 +163,13 @@ def error_row(video: Video, results: Path, scored: Scored, num_frames: int) -> R
     expression = next((e for e in video.expressions if e.expression_id == scored.expression_id), None)
     if expression is None:
         raise ValueError(f"video {video.name} has no expression {scored.expression_id}; is this the right data set?")
-    chosen = np.unique(np.linspace(0, len(video) - 1, num_frames).round().astype(int))
-    frames = dict(enumerate(image for window in video.windows(8) for image in window.numpy()))
+    chosen = np.unique(np.linspace(0, len(video) - 1, num_frames).round().astype(int)).tolist()
+    images_in_order = (image for window in video.windows(8) for image in window.numpy())
+    frames = {t: image for t, image in enumerate(images_in_order) if t in chosen}
     images = []
     for t in chosen:
         path = results / video.name / scored.expression_id / f"{video.frame_names[t]}.png"
-        picture = draw_errors(frames[t], read_mask(path, video.size), expression.mask(video.masks(int(t))))
+        picture = draw_errors(frames[t], read_mask(path, video.size), expression.mask(video.masks(t)))
         images.append(draw_instances(picture, [], HEIGHT * 2 // 3))
     return make_grid([images])
 
@@ -231,6 +234,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.num_frames < 1:
         parser.error(f"--num_frames is {args.num_frames}; it must be positive")
     if args.command == "errors":
+        if args.count < 1:
+            parser.error(f"--count is {args.count}; it must be positive")
         dataset = VideoDataset(args.data_root, args.split)
         dataset.reader.require_annotations()
         scores = read_scores(args.scores or args.results.resolve().parent / "jf.csv")
@@ -249,7 +254,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

@@ -300,12 +300,15 @@ def test_predictions_from_a_file(prepared: Path, tmp_path: Path) -> None:
     for change, message in (
         ({"image_id": "v_other_f_1_i_0"}, "unknown sample"),
         ({"score": None}, "without a score"),
+        ({"score": float("nan")}, f"the score of {names[0]} is nan"),
         ({"segmentation": {"size": [64, 96], "counts": "x"}}, "not a mask"),
-        ({"segmentation": encode_mask(np.zeros((6, 9), bool))}, r"\[6, 9\]"),
+        ({"segmentation": encode_mask(np.zeros((6, 9), bool))}, rf"{names[0]} is \[6, 9\]"),
     ):
         path.write_text(json.dumps([perfect[0] | change, *perfect[1:]]))
+        (tmp_path / "scores.json").write_text("{}")
         with pytest.raises(ValueError, match=message):
-            score_file(path, prepared)
+            score_file(path, prepared, "--output_dir", str(tmp_path))
+        assert not (tmp_path / "scores.json").exists(), "those of an older run"
     with pytest.raises(ValueError, match="either"):
         eval_a2d.main(["--data_root", str(prepared)])
 

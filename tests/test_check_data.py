@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,14 @@ def test_held_out_part_is_a_data_set(ytvos: Path, tmp_path: Path, capsys: pytest
         hold_out.main(["--root", str(ytvos), "--output", str(tmp_path / "x"), "--num_videos", "5"])
     with pytest.raises(ValueError, match="is the root itself"):
         hold_out.main(["--root", str(ytvos), "--output", str(ytvos), "--num_videos", "2"])
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_fault(ytvos: Path, tmp_path: Path) -> None:
+    root = tmp_path / "marked"
+    shutil.copytree(ytvos, root)
+    path = root / "train" / "meta.json"
+    path.write_text("\ufeff" + path.read_text())
+    assert hold_out.hold_out(root, tmp_path / "out", 1) == {"train": 4, "valid": 1}
 
 
 def test_copies_are_files(ytvos: Path, tmp_path: Path) -> None:

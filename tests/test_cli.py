@@ -77,6 +77,9 @@ def test_wrong_options_are_named(argv: list[str], words: list[str], capsys: pyte
         ("train: {num_threads: -1}", ["bad.yaml", "train.num_threads is -1"]),
         ("optim: {lr: .nan}", ["bad.yaml", "optim.lr is nan"]),
         ("test: {max_long_side: 100}", ["bad.yaml", "test.max_long_side is 100"]),
+        ("optim:\n  lr: 1.0\n  epochs: 2\n  lr: 2.0\n", ["bad.yaml: line 4: the key 'lr' was given in line 2 already"]),
+        ("optim: {lr: 1.0, lr: 1.0}", ["bad.yaml: line 1: the key 'lr' was given in line 1"]),
+        ("optim: {lr: 1.0}\ndata: {}\noptim: {epochs: 3}", ["bad.yaml: line 3: the key 'optim' was given in line 1"]),
     ],
 )
 def test_wrong_files_are_named(text: str, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,6 +87,11 @@ def test_wrong_files_are_named(text: str, words: list[str], tmp_path: Path, caps
     message = _error(["--config", good, "--config", _file(tmp_path, "bad.yaml", text)], capsys)
     assert all(word in message for word in words), message
     assert "good.yaml" not in message, "that file is fine"
+
+
+def test_one_key_in_two_places_and_an_alias_are_no_repetition(tmp_path: Path) -> None:
+    text = "data: {short_sides: &sides [64, 64], crop_short_sides: *sides}\noptim: {lr: 1.0}\nmodel:\n  dropout: 0.5\n"
+    assert parse(["--config", _file(tmp_path, "fine.yaml", text)]).data.crop_short_sides == (64, 64)
 
 
 def test_a_value_is_blamed_on_where_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

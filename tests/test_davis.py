@@ -371,6 +371,9 @@ def test_missing_results_are_an_error_or_empty_and_old_tables_go(results: Path, 
     write_object_ids(target, np.zeros((6, 9), np.uint8))
     with pytest.raises(SubmissionError, match="6 x 9"):
         score(tmp_path / "out", prepared, "--allow_missing")
+    write_object_ids(target, np.full((64, 96), 21, np.uint8))
+    with pytest.raises(SubmissionError, match=rf"{target}: has the object 21; 20 are allowed"):
+        score(tmp_path / "out", prepared, "--allow_missing")
 
 
 def test_a_changed_result_changes_the_table(results: Path, prepared: Path, tmp_path: Path) -> None:
@@ -428,3 +431,40 @@ def test_expressions_about_objects_that_come_later_leave_the_protocol_alone(prep
     rows = read_table(results / "davis_expressions.csv")
     assert len(rows) == 4
     assert scores["with"]["expressions"]["J"] == pytest.approx((0 + 1) / 2)
+
+
+def write_one_object(root: Path, results: Path, num_frames: int) -> Path:
+    """A video of one object that every annotator's result finds; returns its meta file."""
+    frames, ids = [f"{t:05d}" for t in range(num_frames)], np.zeros((12, 16), np.uint8)
+    ids[3:9, 4:10] = 1
+    for folder in (root / "valid/Annotations/v", *(results / f"anno_{k}/v" for k in range(4))):
+        folder.mkdir(parents=True)
+        for frame in frames:
+            write_object_ids(folder / f"{frame}.png", ids)
+    path = root / "meta_expressions" / "valid" / "meta_expressions.json"
+    path.parent.mkdir(parents=True)
+    expressions = {f"{k}": {"exp": "it", "obj_id": "1"} for k in range(4)}
+    path.write_text(json.dumps({"videos": {"v": {"frames": frames, "expressions": expressions}}}))
+    return path
+
+
+def test_a_long_video_has_no_decay_and_the_line_is_json_all_the_same(tmp_path: Path, capsys) -> None:
+    write_one_object(tmp_path / "data", tmp_path / "results", num_frames=300)
+    summary = score(tmp_path / "results", tmp_path / "data")
+    assert summary["mean"]["J&F"] == 1 and np.isnan(summary["mean"]["J-Decay"])
+    line = capsys.readouterr().out.splitlines()[-1]
+    told = json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert told["mean"]["J-Decay"] is None and told["mean"]["J&F"] == 1
+
+
+def test_expressions_about_no_object_are_refused(tmp_path: Path) -> None:
+    """Object 0 would be the last one of a list."""
+    path = write_one_object(tmp_path / "data", tmp_path / "results", num_frames=2)
+    path.write_text(path.read_text().replace('"obj_id": "1"', '"obj_id": "0"'))
+    with pytest.raises(ValueError, match="expression 0 of video v is about no object"):
+        score(tmp_path / "results", tmp_path / "data")
+    (tmp_path / "data" / "valid" / "JPEGImages" / "v").mkdir(parents=True)
+    for t in range(2):
+        Image.new("RGB", (16, 12)).save(tmp_path / "data" / "valid" / "JPEGImages" / "v" / f"{t:05d}.jpg")
+    with pytest.raises(ValueError, match="video v: expression 0 is about no object"):
+        inference_davis.list_davis_jobs(VideoDataset(tmp_path / "data", "valid"))

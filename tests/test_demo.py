@@ -136,6 +136,8 @@ def test_a_mistake_is_one_line_without_a_traceback() -> None:
         (["a.mp4"], "no sentence"),
         (["a.mp4", "it", "--window", "0"], "--window is 0"),
         (["a.mp4", "it", "--propagate", "magic"], "invalid choice"),
+        (["--serve", "--max_seconds", "nan"], "--max_seconds is nan"),
+        (["--serve", "--port", "99999"], "--port is 99999"),
     ],
 )
 def test_arguments_that_do_not_go_together(arguments: list[str], message: str, capsys) -> None:

@@ -178,6 +178,9 @@ def test_old_uploads_and_results_go_away(tmp_path: Path, monkeypatch: pytest.Mon
         ask(page, tmp_path / "out", write_mp4(tmp_path / "a.mp4", moving_square(2)))
         root = Path(page._folder.name)
         deadline = time.monotonic() + 60
+        abandoned = root / "jobs" / "job-abandoned" / "result" / "sheet.jpg"
+        abandoned.parent.mkdir(parents=True)
+        abandoned.touch()
 
         def left() -> list[Path]:
             return [path for name in ("jobs", "uploads") for path in (root / name).rglob("*") if path.is_file()]
@@ -186,6 +189,9 @@ def test_old_uploads_and_results_go_away(tmp_path: Path, monkeypatch: pytest.Mon
         while left() and time.monotonic() < deadline:
             time.sleep(0.5)
         assert left() == []
+        while abandoned.parents[1].exists() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert not abandoned.parents[1].exists()
 
 
 def test_without_gradio_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.targets import read_targets
 from scripts import eval_jf
+from util.expression_scores import permute_captions
 from util.masks import write_mask
 from util.metrics import boundary_accuracy, region_similarity
 from util.submission import SubmissionError
@@ -106,10 +108,14 @@ def test_an_old_table_is_never_shown_again(tree: Path) -> None:
     write_mask(result(tree), np.zeros(SIZE, dtype=bool))
     assert eval_jf.main(arguments(tree))["J"] < 1
     assert "0.666667" in (tree / "out" / "jf.csv").read_text()
+    result(tree).unlink()
+    with pytest.raises(SubmissionError):
+        eval_jf.main(arguments(tree))
+    assert not (tree / "out" / "jf.csv").exists()
 
 
 def test_permuted_captions_compare_with_the_next_object_that_has_expressions(tree: Path) -> None:
-    targets = eval_jf.permute_captions(eval_jf.read_targets(tree / "meta.json"))
+    targets = permute_captions(read_targets(tree / "meta.json"))
     assert [target.obj_id for target in targets] == [2, 4, 2, 1, 3]  # 1 -> 2 -> 4 -> 1; alone, 3 stays
     summary = eval_jf.main(arguments(tree, "--permute_captions"))
     # Object 1 is gone in frame 2, where the others are not, so that nothing overlaps but in the video of one object.
@@ -187,27 +193,31 @@ def test_missing_folders_are_named(tree: Path) -> None:
         ({"videos": {"v": {"frames": ["0", "0"], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "a frame twice"),
         ({"videos": {"../v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "cannot name"),
         ({"videos": {"v": {"frames": ["../0"], "expressions": {"0": {"exp": "it", "obj_id": 1}}}}}, "cannot name"),
-        ({"videos": {"v": {"frames": ["0"]}}}, "not a meta_expressions.json"),
+        ({"videos": {"v": {"frames": "01", "expressions": {}}}}, "video v has no 'frames' that is a JSON list"),
+        ({"videos": {"v": {"frames": ["0"]}}}, "video v has no 'expressions' that is a JSON object"),
+        ({"videos": {"v": {"frames": ["0"], "expressions": {"0": "it"}}}}, "expression 0, has no 'exp'"),
+        ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": 7, "obj_id": 1}}}}}, "has no 'exp'"),
+        ({"videos": {"v": {"frames": ["0"], "expressions": {"0": {"exp": "it", "anno_id": "12"}}}}}, "no 'anno_id'"),
         ({"videos": {}}, "no expressions"),
-        ([], "not a meta_expressions.json"),
+        ([], "has no 'videos'"),
     ],
 )
 def test_unusable_meta_files_are_refused(tmp_path: Path, meta: object, message: str) -> None:
     path = tmp_path / "meta.json"
     path.write_text(json.dumps(meta))
     with pytest.raises(ValueError, match=message):
-        eval_jf.read_targets(path)
+        read_targets(path)
 
 
 def test_a_meta_file_may_be_named_from_its_own_folder(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree)
-    assert eval_jf.read_targets("meta.json") == eval_jf.read_targets(tree / "meta.json")
+    assert read_targets("meta.json") == read_targets(tree / "meta.json")
 
 
 def test_kinds_are_text_whatever_the_file_says(tmp_path: Path) -> None:
     expressions = {str(i): {"exp": "it", "obj_id": 1, "kind": kind} for i, kind in enumerate((7, "x"))}
     (tmp_path / "meta.json").write_text(json.dumps({"videos": {"v": {"frames": ["0"], "expressions": expressions}}}))
-    assert [target.kind for target in eval_jf.read_targets(tmp_path / "meta.json")] == ["7", "x"]
+    assert [target.kind for target in read_targets(tmp_path / "meta.json")] == ["7", "x"]
 
 
 def test_a_negative_number_of_processes_is_refused(tree: Path) -> None:
@@ -219,8 +229,8 @@ def test_videos_of_the_test_split_are_left_out_of_valid(tmp_path: Path) -> None:
     for split, videos in (("valid", META["videos"]), ("test", {"one": META["videos"]["one"]})):
         (tmp_path / split).mkdir()
         (tmp_path / split / "meta_expressions.json").write_text(json.dumps({"videos": videos}))
-    assert {t.video for t in eval_jf.read_targets(tmp_path / "valid" / "meta_expressions.json")} == {"two"}
-    assert {t.video for t in eval_jf.read_targets(tmp_path / "test" / "meta_expressions.json")} == {"one"}
+    assert {t.video for t in read_targets(tmp_path / "valid" / "meta_expressions.json")} == {"two"}
+    assert {t.video for t in read_targets(tmp_path / "test" / "meta_expressions.json")} == {"one"}
 
 
 def test_the_program_with_several_processes(tree: Path) -> None:

@@ -88,6 +88,8 @@ def test_mistakes_are_named(coco: Path, checkpoint: Path, tmp_path: Path) -> Non
         eval_refcoco.main(options(tmp_path, checkpoint))
     with pytest.raises(FileNotFoundError, match=r"instances_refcocog_testA\.json"):
         eval_refcoco.main(options(coco, checkpoint, "--sets", "refcocog", "--splits", "testA"))
+    with pytest.raises(FileNotFoundError, match="no other of refcoco, refcocog has the split tesB"):
+        eval_refcoco.main(options(coco, checkpoint, "--sets", "refcoco", "refcocog", "--splits", "val", "tesB"))
 
 
 def test_pretrains_and_evaluates(coco: Path, tiny_options: list[str], capsys: pytest.CaptureFixture) -> None:

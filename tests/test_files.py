@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.files import member, picture_size, read_json, read_picture
+from datasets.files import member, picture_size, read_csv, read_json, read_picture
 
 
 def jpeg(mode: str = "RGB", size: tuple[int, int] = (24, 32)) -> bytes:
@@ -69,6 +69,17 @@ def test_json_errors_name_file_and_line(tmp_path: Path) -> None:
         read_json(path)
     path.write_text('{"a": "é"}', encoding="utf-8-sig")
     assert read_json(path) == {"a": "é"}
+
+
+def test_rows_know_their_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text('\ufeffvideo,query\n\nv,"a man,\nwalking\u2028on"\nw,b\n', encoding="utf-8")
+    assert read_csv(path) == [(1, ["video", "query"]), (4, ["v", "a man,\nwalking\u2028on"]), (5, ["w", "b"])]
+    path.write_text("\n")
+    with pytest.raises(ValueError, match=r"a\.csv: is empty"):
+        read_csv(path)
+    with pytest.raises(FileNotFoundError, match=r"b\.csv: no such file"):
+        read_csv(tmp_path / "b.csv")
 
 
 def test_member_wants_the_type() -> None:

@@ -132,8 +132,9 @@ def test_two_samples_about_one_object_are_two_samples() -> None:
 def test_unequal_sizes_and_counts_are_refused() -> None:
     truth = encode_mask(np.ones(SIZE, bool))
     other = FrameResult((1.0,), (encode_mask(np.ones((5, 6), bool)),))
-    with pytest.raises(ValueError, match=r"\[5, 6\]"):
-        score_frames([truth], [other])
+    for result in (other, FrameResult((1.0, 0.5), (truth, *other.masks))):  # the best query, and another
+        with pytest.raises(ValueError, match=r"\[5, 6\]"):
+            score_frames([truth], [result])
     for truths, results in (([], []), ([truth], [])):
         with pytest.raises(ValueError, match="each sample needs one"):
             score_frames(truths, results)
@@ -172,6 +173,10 @@ def test_run_lengths_there_and_back() -> None:
         {"size": [4, 4], "counts": "`"},
         {"size": [4, 4], "counts": "é"},
         {"size": [0, 0], "counts": ""},
+        {"size": [float("inf"), 4], "counts": [4]},
+        {"size": [4, 4], "counts": [float("inf")]},
+        {"size": [1 << 15, 1 << 15], "counts": [1 << 30]},  # a gigabyte when decoded
+        {"size": [4, 4], "counts": "448l" + 12 * "o" + "O"},  # -4 in 70 bits, which pycocotools reads as -2
     ],
 )
 def test_what_is_no_mask_is_refused(rle: object) -> None:

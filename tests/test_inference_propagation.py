@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 import inference_ytvos
 from datasets.shapes import main as write_shapes
 from datasets.videos import VideoDataset
-from inference_ytvos import infer, list_jobs
+from inference_jobs import list_jobs
+from inference_ytvos import infer
 from models.predictor import Prediction
 from models.segmentation import segment
 from scripts import eval_jf

@@ -14,7 +14,9 @@ from PIL import Image
 
 import inference_ytvos
 from datasets.videos import VideoDataset
-from inference_ytvos import infer, list_jobs
+from inference_jobs import list_jobs
+from inference_options import build_parser, load_predictor
+from inference_ytvos import infer
 from models.build import build_model
 from models.predictor import Prediction
 from tests.small_model import write_small_checkpoint
@@ -372,10 +374,37 @@ def test_two_processes_write_the_same_zip_as_one(checkpoint: Path, data_root: Pa
 def test_the_checkpoint_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, read = write_small_checkpoint(tmp_path / "checkpoint.pth"), []
     real = torch.load
-    monkeypatch.setattr(torch, "load", lambda file, **options: read.append(file) or real(file, **options))
+
+    def load_and_remove(file: Path, **options: object) -> dict:
+        read.append(file)
+        content = real(file, **options)
+        file.unlink()  # whoever looks at it again, to tell it from others for instance, fails
+        return content
+
+    monkeypatch.setattr(torch, "load", load_and_remove)
     argv = ["--checkpoint", str(path), "--data_root", "data", "--output_dir", "out", "--test.threshold", "0.25"]
-    predictor, identity = inference_ytvos.load_predictor(inference_ytvos.build_parser().parse_args(argv), ALONE.device)
+    predictor, identity = load_predictor(build_parser().parse_args(argv), ALONE.device)
     assert read == [path]
     assert (predictor.short_side, predictor.window) == (48, 4), "the checkpoint's settings"
     assert predictor.logit_threshold == pytest.approx(-1.0986, abs=1e-4)
     assert identity["test.threshold"] == 0.25 and identity["test.short_side"] == 48 and identity["split"] == "valid"
+
+
+def test_results_are_told_apart_by_the_model_and_not_by_its_file(tmp_path: Path) -> None:
+    path = write_small_checkpoint(tmp_path / "checkpoint.pth")
+    content = torch.load(path, weights_only=True)
+    digests = []
+
+    def note(state: dict) -> None:
+        save_checkpoint(path, state)
+        argv = ["--checkpoint", str(path), "--data_root", "data", "--output_dir", "out"]
+        digests.append(load_predictor(build_parser().parse_args(argv), ALONE.device)[1]["model_sha256"])
+
+    note(content)
+    note(content | {"epoch": 7, "note": "trained on, or saved again"})
+    name = "query_embed.weight"
+    changed = content["model"] | {name: content["model"][name].nextafter(torch.tensor(9.0))}
+    note(content | {"model": changed})
+    other = content["config"] | {"model": content["config"]["model"] | {"max_tokens": 7}}
+    note(content | {"config": other})
+    assert digests[0] == digests[1] and len(set(digests)) == 3

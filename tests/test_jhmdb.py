@@ -1,5 +1,6 @@
 """JHMDB-Sentences from the owners' files to the score, on a generated release with a tiny model."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_what_is_missing_or_damaged_is_named(release: Path, prepared: Path) -> N
     sample = reader.samples[0]
     path = mask_path(prepared, sample.folder, sample.video)
     scipy.io.savemat(path, {"part_mask": np.ones((64, 96), np.uint8)})
-    assert reader.read_mask(reader.samples[0]).all() if sample.frame == 1 else True
+    assert reader.read_mask(dataclasses.replace(sample, frame=1)).all()
     with pytest.raises(ValueError, match="has masks of 1 frames, none of frame"):
         reader.read_mask(next(s for s in reader.samples if s.video == sample.video and s.frame > 1))
     scipy.io.savemat(path, {"other": np.ones(3)})
@@ -142,6 +143,17 @@ def test_what_is_missing_or_damaged_is_named(release: Path, prepared: Path) -> N
     path.unlink()
     with pytest.raises(FileNotFoundError, match=r"puppet_mask\.mat"):
         prepare_jhmdb.main(["--root", str(prepared), "--overwrite"])
+    queries = prepared / "jhmdb_annotation.txt"
+    text = queries.read_bytes()
+    for content, message in (
+        (text + "v,un garçon\n".encode("latin-1"), "not a text in utf-8"),
+        (text + b'v,"' + b"x" * 200_000 + b'"\n', "not a CSV file"),
+        (text + b"\nv,a,man\n", "line 6: not a video and a query"),
+    ):
+        queries.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"jhmdb_annotation\.txt(:|,) {message}"):
+            prepare_jhmdb.main(["--root", str(prepared), "--overwrite"])
+    queries.write_bytes(text)
     shutil.rmtree(prepared / "Rename_Images" / sample.folder / sample.video)
     with pytest.raises(FileNotFoundError, match=sample.video):
         prepare_jhmdb.main(["--root", str(prepared), "--overwrite"])

@@ -183,6 +183,28 @@ def test_score_is_per_expression_and_missing_videos_count(mevis: Path, tmp_path:
         eval_jf.main([*arguments(mevis, results), "--permute_captions"])
 
 
+def test_annotations_of_the_other_sort_and_damaged_ones_are_refused(mevis: Path, tmp_path: Path) -> None:
+    """A folder of PNGs in place of the mask_dict.json would score every expression as one without an object."""
+    results, root = tmp_path / "Annotations", copy(mevis, tmp_path)
+    write_results(mevis, results, np.random.default_rng(0))
+    masks, meta = root / "valid_u" / "mask_dict.json", root / "valid_u" / "meta_expressions.json"
+    argv = ["--results", str(results), "--meta", str(meta), "--num_workers", "0", "--annotations"]
+    with pytest.raises(ValueError, match="have `anno_id`"):
+        eval_jf.main([*argv, str(results)])
+    original = masks.read_text()
+    for value, message in ((None, "not a list of masks"), ([7], "not a mask")):
+        change(masks, lambda content, value=value: content.update(dict.fromkeys(content, value)))
+        with pytest.raises(ValueError, match=message):
+            eval_jf.main([*argv, str(masks)])
+        masks.write_text(original)
+    expressions = {"0": {"exp": "it", "obj_id": 1}}
+    meta.write_text(json.dumps({"videos": {"v": {"frames": ["0"], "expressions": expressions}}}))
+    (results / "v" / "0").mkdir(parents=True)
+    write_mask(results / "v" / "0" / "0.png", np.zeros((4, 4), bool))
+    with pytest.raises(ValueError, match="expression 0 of video v has no `anno_id`"):
+        eval_jf.main([*argv, str(masks)])
+
+
 @pytest.mark.parametrize("split", ["valid_u", "valid"])
 def test_zip_has_videos_at_its_root(mevis: Path, tmp_path: Path, split: str) -> None:
     checkpoint = write_small_checkpoint(tmp_path / "small.pth")

@@ -16,8 +16,8 @@ import torch
 from transformers import RobertaConfig
 
 from fitting import build_network
-from inference_ytvos import build_parser as infer_parser
-from inference_ytvos import load_predictor
+from inference_options import build_parser as infer_parser
+from inference_options import load_predictor
 from inference_ytvos import main as infer
 from main import main
 from models import text_encoder as text_encoders
@@ -91,9 +91,14 @@ def test_weights_of_something_else_are_an_error() -> None:
         describe_published(detr)
     with pytest.raises(ValueError, match=r"another project: .* \(it has image_encoder, prompt_encoder\)"):
         read_config({"model": {"image_encoder.a": torch.zeros(1), "prompt_encoder.b": torch.zeros(1)}})
-    part = {k: torch.empty(s, device="meta") for k, s in shapes.items() if k != "query_embed.weight"}
-    with pytest.raises(ValueError, match=r"not a whole checkpoint.*query_embed\.weight"):
-        describe_published(part)
+    whole = {k: torch.empty(s, device="meta") for k, s in shapes.items()}
+    lost = ("query_embed.weight", "class_embed.0.bias", "controller.layers.2.bias")
+    flat = {"transformer.level_embed": torch.empty(4, device="meta")}
+    with pytest.raises(ValueError, match="not a whole checkpoint") as refused:
+        describe_published({k: v for k, v in whole.items() if k not in lost} | flat)
+    assert all(key in str(refused.value) for key in (*lost, *flat))  # all that tell a shape, not the first alone
+    with pytest.raises(ValueError, match="--nheads is 0"):
+        describe_published(whole, argparse.Namespace(nheads=0))
     with pytest.raises(ValueError, match=r"none of the published ones.*\(2, 2, 4, 2\)"):
         keys = [
             k for k in PUBLISHED["swin_t_p4w7"] if ".layers.2.blocks.4." not in k and ".layers.2.blocks.5." not in k

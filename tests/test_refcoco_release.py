@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
@@ -164,7 +166,7 @@ def test_kept_files_and_missing_images(release: Path, tmp_path: Path, capsys: py
 def test_malformed_annotations_are_named(release: Path, tmp_path: Path) -> None:
     content = json.loads(converted_path(release, "refcocog", "val").read_text())
     content["images"][0]["caption"] = " . "
-    content["annotations"][1]["segmentation"] = [[1, 2, 3]]
+    content["annotations"][1]["segmentation"] = [[1, 2, 3, 4]]
     content["images"][2]["file_name"] = "../secret.jpg"
     path = converted_path(tmp_path, "refcocog", "val")
     path.parent.mkdir()
@@ -175,6 +177,46 @@ def test_malformed_annotations_are_named(release: Path, tmp_path: Path) -> None:
     assert len(reader.broken) == 3 and len(reader.samples) == len(content["images"]) - 3
     assert any("cannot name a file" in reason for reason in reader.broken.values())
     assert any("at least three points" in reason for reason in reader.broken.values())
+
+
+def test_lines_and_points_among_the_polygons_cover_nothing(release: Path, tmp_path: Path) -> None:
+    """COCO's annotations have some; pycocotools would take a first one of four numbers for a box."""
+    content = json.loads(converted_path(release, "refcoco", "val").read_text())
+    annotation = next(a for a in content["annotations"] if isinstance(a["segmentation"], list))
+    annotation["segmentation"].insert(0, [0.0, 0.0, 50.0, 50.0])
+    path = converted_path(tmp_path, "refcoco", "val")
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    pair = [RefCOCOReader(root, "val", ("refcoco",)) for root in (release, tmp_path)]
+    clean, mended = (next(s for s in reader.samples if s.number == annotation["id"]) for reader in pair)
+    assert np.array_equal(pair[0].read_mask(clean), pair[1].read_mask(mended))
+    annotation["segmentation"] = [[0.0, 0.0, 50.0, float("nan"), 3.0, 3.0]]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"annotation {annotation['id']} is malformed"):
+        RefCOCOReader(tmp_path, "val", ("refcoco",))
+
+
+@pytest.mark.parametrize("key", ["images", "annotations"])
+def test_ids_that_are_no_numbers_are_named(release: Path, tmp_path: Path, key: str) -> None:
+    content = json.loads(converted_path(release, "refcoco", "val").read_text())
+    name = "id" if key == "images" else "image_id"
+    content[key][0][name] = [1]
+    path = converted_path(tmp_path, "refcoco", "val")
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"an image's id is no number|annotation 1 is malformed"):
+        RefCOCOReader(tmp_path, "val", ("refcoco",))
+
+
+@pytest.mark.parametrize(("key", "value"), [("file_name", "../../secret.jpg"), ("id", [1])])
+def test_a_release_with_odd_images_is_refused(release: Path, tmp_path: Path, key: str, value: object) -> None:
+    (tmp_path / "refcoco").mkdir()
+    shutil.copy(release / "refcoco" / "refs(unc).p", tmp_path / "refcoco")
+    content = json.loads((release / "refcoco" / "instances.json").read_text())
+    content["images"][1][key] = value
+    (tmp_path / "refcoco" / "instances.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"instances\.json: images, entry 1,"):
+        convert(tmp_path, REF_SETS["refcoco"])
 
 
 def test_picture_of_another_size_is_refused(release: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from util.masks import read_mask, write_mask
-from util.results import ResultFolder, file_digest
+from util.results import ResultFolder
 from util.submission import SubmissionError, VideoMasks, check_name, check_zip, find_faults, write_submission
 
 VIDEOS = [VideoMasks("dog", (6, 9), ("00000", "00005"), ("0", "1")), VideoMasks("cat", (8, 4), ("00003",), ("0",))]
@@ -199,10 +199,3 @@ def test_a_video_is_finished_while_its_masks_and_captions_stay_the_same(annotati
     assert folder.is_finished(video, ["a dog", "the dog"])
     folder.forget("dog")
     assert not folder.is_finished(video, ["a dog", "the dog"])
-
-
-def test_digest(tmp_path: Path) -> None:
-    (tmp_path / "file").write_bytes(b"abc")
-    assert file_digest(tmp_path / "file").startswith("ba7816bf8f01cfea")
-    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
-        file_digest(tmp_path / "absent")

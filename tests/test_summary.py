@@ -89,8 +89,17 @@ except ValueError as error:
     lines = done.stdout.strip().splitlines()
     assert lines == [
         "torch.Size([2, 64, 96]) ReferFormer",
-        f"{path} is a checkpoint with the backbone resnet50, not swin_l_p4w7",
+        f"{path}: a checkpoint with the backbone resnet50, not swin_l_p4w7",
     ]
+
+
+def test_torch_hub_reads_a_checkpoint_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_published(tmp_path / "published.pth", small_published_model())
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda file, *args, **options: read.append(file) or load(file, *args, **options))
+    options = {"text_encoder": str(ROOT / TEXT_ENCODER), "device": "cpu"}
+    assert hubconf.referformer_resnet50(path, **options).model.backbone is not None
+    assert read == [path]
 
 
 def test_torch_hub_has_an_entry_for_every_backbone(monkeypatch: pytest.MonkeyPatch) -> None:

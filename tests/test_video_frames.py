@@ -1,5 +1,6 @@
 """Decoding by seeking, and the cache of what was decoded."""
 
+import shutil
 from pathlib import Path
 
 import av
@@ -79,7 +80,7 @@ def test_a_seek_spares_the_frames_before(
     video: Path, monkeypatch: pytest.MonkeyPatch, numbers: list[int], seeks: int, most: int
 ) -> None:
     index, opened = index_frames(video), []
-    monkeypatch.setattr("datasets.video_frames.av.open", lambda path: opened.append(Watched(path)) or opened[-1])
+    monkeypatch.setattr("datasets.video_frames.av.open", lambda path, **_: opened.append(Watched(path)) or opened[-1])
     decode_frames(video, index, numbers)
     assert opened[0].seeks == seeks and opened[0].decoded <= most
 
@@ -88,9 +89,16 @@ def test_a_seek_that_overshoots_is_made_good(
     video: Path, every_frame: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = index_frames(video)
-    monkeypatch.setattr("datasets.video_frames.av.open", lambda path: Watched(path, astray=index.times[-1]))
+    monkeypatch.setattr("datasets.video_frames.av.open", lambda path, **_: Watched(path, astray=index.times[-1]))
     for number, frame in decode_frames(video, index, [9, 20]).items():
         assert np.array_equal(frame, every_frame[number])
+
+
+def test_a_playlist_is_no_video(video: Path, tmp_path: Path) -> None:
+    shutil.copy(video, tmp_path / "other.mp4")
+    (tmp_path / "a.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
+    with pytest.raises(ValueError, match=r"a\.mp4: damaged or no video"):
+        index_frames(tmp_path / "a.mp4")
 
 
 def test_damaged_and_missing_videos_name_themselves(video: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Any video as frames: files, folders, pictures, arrays, and the odd ones, each with an error that says what it is."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -18,7 +19,8 @@ from tests.small_videos import (
     write_with,
     write_without_frames,
 )
-from util.video_reader import Limited, Recorded, open_video
+from util.frame_source import Limited, Recorded
+from util.video_reader import open_video
 
 FRAMES = moving_square()
 
@@ -71,6 +73,22 @@ def test_a_folder_in_the_order_of_its_numbers(tmp_path: Path) -> None:
         read(tmp_path)
 
 
+def test_odd_names_in_a_folder(tmp_path: Path) -> None:
+    """A raised 2 is a digit and no number; names of one number follow one another by their letters."""
+    names = ["1.png", "01.png", "²1.png", "x².png", "Ab3.png", "ab3.png", "٣.png"]
+    for name in names:
+        Image.fromarray(FRAMES[0]).save(tmp_path / name)
+    order = [path.name for path in open_video(tmp_path).paths]
+    assert order == ["01.png", "1.png", "٣.png", "Ab3.png", "ab3.png", "x².png", "²1.png"]
+
+
+def test_only_formats_of_photographs_are_opened(tmp_path: Path) -> None:
+    """Pillow would start Ghostscript for PostScript, whatever the name of the file is."""
+    (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n%%EOF\n")
+    with pytest.raises(ValueError, match=r"a\.png: .*cannot identify"):
+        open_video(tmp_path / "a.png")
+
+
 def test_a_picture_is_turned_as_its_exif_says(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held turned by 90 degrees
@@ -86,9 +104,10 @@ def test_arrays_and_iterators() -> None:
 
 
 @pytest.mark.parametrize(
-    "frames", [[FRAMES[0].astype(float)], [FRAMES[0][..., 0]], [FRAMES[0], FRAMES[0][:5]], [FRAMES[0][:0]], []]
+    "frames",
+    [[FRAMES[0].astype(float)], [FRAMES[0][..., 0]], [FRAMES[0], FRAMES[0][:5]], [FRAMES[0][:0]], [], iter(())],
 )
-def test_arrays_that_are_no_frames(frames: list[np.ndarray]) -> None:
+def test_arrays_that_are_no_frames(frames: Iterable[np.ndarray]) -> None:
     with pytest.raises(ValueError, match=r"frame|no frames"):
         read(frames)
 
@@ -190,6 +209,8 @@ def test_a_playlist_does_not_reach_other_files(tmp_path: Path, name: str) -> Non
 
 def test_a_limit_ends_early_and_a_record_can_be_read_again() -> None:
     assert len(list(Limited(open_video(FRAMES), 2).frames())) == 2
+    with pytest.raises(ValueError, match="max_frames is 0"):
+        Limited(open_video(FRAMES), 0)
     record = Recorded(open_video(iter(FRAMES)))
     first = np.stack([frame.image for frame in record.frames()])
     np.testing.assert_array_equal(first, FRAMES)

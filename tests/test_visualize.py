@@ -61,6 +61,14 @@ def test_frames_are_enlarged_with_their_masks_and_boxes() -> None:
     assert image[30, 60].tolist() == [255, 0, 0]
 
 
+@pytest.mark.parametrize("size", [(1, 2560), (2560, 1), (1, 1), (2, 9000)])
+def test_flat_frames_stay_within_limits(size: tuple[int, int]) -> None:
+    frame, mask = np.zeros((*size, 3), np.uint8), np.ones(size, bool)
+    drawn = draw_instances(frame, [Instance(mask, (255, 0, 0), (0, 0, size[1], size[0]), "0.50")], height=480)
+    assert max(drawn.shape) <= max(4096, *size) and min(drawn.shape) >= 1
+    assert drawn.shape[0] <= 480 or size[0] > 480
+
+
 @pytest.mark.parametrize("box", [(20, 10, 50, 30), (-5, -5, 3, 3), (55, 35, 80, 80), (0, 0, 0, 0)])
 def test_labels_stay_within_the_frame(box: tuple[int, ...]) -> None:
     nothing = np.zeros((40, 60), dtype=bool)
@@ -110,6 +118,8 @@ def test_files(tmp_path: Path) -> None:
         assert np.array_equal(np.asarray(image), frames[0])
     write_image(tmp_path / "a.jpg", frames[0])
     assert (tmp_path / "a.jpg").read_bytes()[:2] == b"\xff\xd8"
+    with pytest.raises(ValueError, match=r"a\.txt: pictures are written as \.png or \.jpg"):
+        write_image(tmp_path / "a.txt", frames[0])
 
 
 @pytest.fixture

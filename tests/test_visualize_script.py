@@ -114,3 +114,8 @@ def test_what_is_missing_is_named(scored: tuple[Path, Path], tmp_path: Path):
         visualize.main([*arguments, "--scores", str(tmp_path / "none.csv")])
     with pytest.raises(ValueError, match="no video"):
         visualize.main([*arguments, "--split", "train"])
+    (tmp_path / "long.csv").write_text("video,expression_id,expression,J&F\nv,0," + "x" * 200_000 + ",1\n")
+    with pytest.raises(ValueError, match=r"long\.csv: not a jf\.csv"):
+        visualize.main([*arguments, "--scores", str(tmp_path / "long.csv")])
+    with pytest.raises(SystemExit):
+        visualize.main([*arguments, "--count", "0"])

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from util.frame_source import FrameSource, TimedFrame
 from util.mask_store import MaskStore
 from util.presence import sentence_score
-from util.video_reader import FrameSource, TimedFrame
 from util.visualize import Colour
 
 if TYPE_CHECKING:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 # From each key of a checkpoint of a run to its type; a dict lists the keys within.
@@ -36,6 +38,40 @@ def find_fault(state: Mapping[str, Any], resumable: bool) -> str | None:
     if resumable and (fault := _position_fault(state)):
         return fault
     return _weights_fault(state["model"])
+
+
+def differing_keys(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], most: int = 10) -> str | None:
+    """How weights differ from those that a module wants, in words that follow a colon, or None.
+
+    Args:
+        state: the weights that are there.
+        wanted: keys and shapes.
+        most: keys that are listed.
+    """
+    problems = [f"missing {key}" for key in wanted if key not in state]
+    problems += [f"left over {key}" for key in state if key not in wanted]
+    problems += [
+        f"{key} is {tuple(value.shape)}, not {tuple(wanted[key].shape)}"
+        for key, value in state.items()
+        if key in wanted and value.shape != wanted[key].shape
+    ]
+    if not problems:
+        return None
+    return f"{len(problems)} keys differ: {'; '.join(problems[:most])}{'; ...' if len(problems) > most else ''}"
+
+
+def model_digest(weights: Mapping[str, Tensor], settings: Mapping[str, Any]) -> str:
+    """SHA-256 of a model as it is in memory, in hexadecimal; how its file was written makes no difference.
+
+    Args:
+        weights: of the model.
+        settings: that its weights do not tell.
+    """
+    digest = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for name, value in weights.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _structure_fault(values: Any, kinds: Mapping[str, Any], within: str = "") -> str | None:

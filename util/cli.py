@@ -6,8 +6,10 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+import yaml
 from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Namespace
 
 from util.config import Config
@@ -70,12 +72,43 @@ def build_parser(description: str | None = None) -> ArgumentParser:
 def _check_file(parser: ArgumentParser, file: str) -> None:
     """Parse one file alone, because messages about several files together do not say which one is meant."""
     try:
+        if (twice := find_repeated_key(Path(file))) is not None:
+            raise ValueError(twice)
         parsed = parser.parse_args(["--config", file])
         _check_sections(parsed)
         if len(parsed.config) > 1:  # sections would replace one another as a whole
             raise ValueError("a file does not name another by `config`; give both with --config, the general one first")
     except (ArgumentError, ValueError) as error:
         raise ValueError(f"{file}: {error}") from error
+
+
+def find_repeated_key(path: Path) -> str | None:
+    """The first key that a YAML file gives twice in one place, where the last would silently win, and its line.
+
+    None where there is no such key, and where the file cannot be read: the parser says what is wrong with that.
+    """
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    pending, seen = [root], set()
+    while pending:
+        node = pending.pop()
+        if node is None or id(node) in seen or isinstance(node, yaml.ScalarNode):  # an alias may lead back
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            pending += reversed(node.value)
+            continue
+        keys: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in keys:
+                    return f"line {line}: the key {key.value!r} was given in line {keys[key.value]} already; keep one"
+                keys[key.value] = line
+        pending += reversed([value for _, value in node.value])
+    return None
 
 
 def _check_sections(namespace: Namespace) -> None:

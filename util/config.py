@@ -7,100 +7,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from util.config_checks import is_of_type, not_negative, positive, within
+from util.model_config import ModelConfig
+
 Precision = Literal["float32", "bfloat16"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """The network.
-
-    Args:
-        architecture: `baseline` is the one without queries of the paper's table 4: pixels and words through a plain
-            transformer encoder, then a pyramid. It has neither decoder nor mask head, and ignores their settings.
-        backbone: `resnet50`, `resnet101`, `swin_{t,s,b,l}_p4w7`, `video_swin_{t,s,b}_p4w7`, or `timm/<name>` for any
-            timm network with four stages.
-        backbone_options: further arguments of a `timm/` network, as `{channels: [32, 64, 128, 256]}`.
-        backbone_weights: where an untrained model's backbone starts: `imagenet` (Video-Swin: `kinetics`), a file of
-            weights, or null (random).
-        temporal_shift: share of a 2D residual backbone's channels that each block exchanges with the frame before and
-            the frame after; 0 keeps frames apart, as the published models do.
-        position_in_content: amplitude of sine positions added to the features before the words are fused in. A deep
-            backbone knows where in the frame a pixel is, a small one does not and cannot tell left from right; 0, as
-            published, adds none.
-        hidden_dim: channels C of the transformer.
-        num_queries: conditional queries N.
-        num_heads: attention heads, in every attention.
-        num_encoder_layers: deformable encoder layers.
-        num_decoder_layers: deformable decoder layers L.
-        num_feature_levels: maps that enter the transformer: strides 8, 16, 32, then twice the stride for each more.
-        num_points: sampling points per head and level.
-        feedforward_dim: hidden width of every feed-forward network.
-        dropout: dropout of the transformer, the resizer and the pixel decoder.
-        drop_path: stochastic depth of a Swin or timm backbone; null takes its own.
-        box_refine: each decoder layer refines the boxes of the one before (`--with_box_refine`).
-        num_classes: 1 for class-agnostic heads (`--binary`), else 65 (Ref-YouTube-VOS), 78 (Ref-DAVIS17), 91 (COCO).
-        relative_coordinates: the mask head sees each pixel's offset from the query's box (`--rel_coord`).
-        fpn_fusion: the pyramid attends to other frames and to the words; false is a plain feature pyramid network.
-        mask_dim: channels of the mask features.
-        mask_head_channels: channels of the dynamic mask head.
-        text_encoder: hub name or folder of a transformers encoder with its tokenizer.
-        text_encoder_pretrained: load the encoder's weights; false starts it at random from its configuration.
-        freeze_text_encoder: keep the text encoder's weights, and keep it in evaluation mode.
-        max_tokens: longer captions are cut, with a warning.
-        activation_checkpointing: recompute activations in the backward pass to save memory.
-    """
-
-    architecture: Literal["referformer", "baseline"] = "referformer"
-    backbone: str = "resnet50"
-    backbone_options: dict[str, Any] = field(default_factory=dict)
-    backbone_weights: str | None = None
-    temporal_shift: float = 0.0
-    position_in_content: float = 0.0
-    hidden_dim: int = 256
-    num_queries: int = 5
-    num_heads: int = 8
-    num_encoder_layers: int = 4
-    num_decoder_layers: int = 4
-    num_feature_levels: int = 4
-    num_points: int = 4
-    feedforward_dim: int = 2048
-    dropout: float = 0.1
-    drop_path: float | None = None
-    box_refine: bool = True
-    num_classes: int = 1
-    relative_coordinates: bool = True
-    fpn_fusion: bool = True
-    mask_dim: int = 256
-    mask_head_channels: int = 8
-    text_encoder: str = "roberta-base"
-    text_encoder_pretrained: bool = True
-    freeze_text_encoder: bool = True
-    max_tokens: int = 128
-    activation_checkpointing: bool = False
-
-    def __post_init__(self) -> None:
-        _positive(self, "hidden_dim", "num_queries", "num_heads", "num_encoder_layers", "num_decoder_layers")
-        _positive(self, "num_points", "feedforward_dim", "num_classes", "mask_dim", "mask_head_channels", "max_tokens")
-        _within(self, 0, 1, "dropout", "temporal_shift")
-        _not_negative(self, "position_in_content")
-        if self.drop_path is not None:
-            _within(self, 0, 1, "drop_path")
-        if self.architecture not in ("referformer", "baseline"):
-            raise ValueError(f"model.architecture is {self.architecture!r}; it must be referformer or baseline")
-        if self.architecture == "baseline" and self.num_classes != 1:
-            raise ValueError(f"model.num_classes is {self.num_classes}; the baseline has no classes, it must be 1")
-        if self.num_feature_levels < 3:
-            raise ValueError(f"model.num_feature_levels is {self.num_feature_levels}; it must be 3 or more")
-        if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
-            raise ValueError(
-                f"model.hidden_dim is {self.hidden_dim}; not a multiple of num_heads ({self.num_heads}) and of 32"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,8 +46,8 @@ class LossConfig:
     match_masks: bool = True
 
     def __post_init__(self) -> None:
-        _not_negative(self, "class_weight", "l1_weight", "giou_weight", "mask_weight", "dice_weight", "focal_gamma")
-        _within(self, 0, 1, "focal_alpha")
+        not_negative(self, "class_weight", "l1_weight", "giou_weight", "mask_weight", "dice_weight", "focal_gamma")
+        within(self, 0, 1, "focal_alpha")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,9 +101,9 @@ class DataConfig:
     skip_broken: bool = False
 
     def __post_init__(self) -> None:
-        _positive(self, "num_frames", "max_long_side")
-        _within(self, 0, 1, "flip_probability", "crop_probability")
-        _not_negative(self, "num_workers", "cache_bytes")
+        positive(self, "num_frames", "max_long_side")
+        within(self, 0, 1, "flip_probability", "crop_probability")
+        not_negative(self, "num_workers", "cache_bytes")
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(f"data.short_sides is {self.short_sides}; give at least one positive size")
         if self.crop_probability and (not self.crop_short_sides or min(self.crop_short_sides) < 1):
@@ -202,7 +116,7 @@ class DataConfig:
         if min(self.short_sides_after_crop, default=1) < 1:
             raise ValueError(f"data.short_sides_after_crop is {self.short_sides_after_crop}; sizes are positive")
         if self.max_long_side_after_crop is not None:
-            _positive(self, "max_long_side_after_crop")
+            positive(self, "max_long_side_after_crop")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,9 +154,9 @@ class OptimConfig:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        _positive(self, "lr", "epochs", "batch_size", "accumulate_steps", "lr_drop_factor")
-        _not_negative(self, "backbone_lr", "text_encoder_lr", "offsets_lr_factor", "weight_decay", "clip_grad_norm")
-        _not_negative(self, "warmup_steps")
+        positive(self, "lr", "epochs", "batch_size", "accumulate_steps", "lr_drop_factor")
+        not_negative(self, "backbone_lr", "text_encoder_lr", "offsets_lr_factor", "weight_decay", "clip_grad_norm")
+        not_negative(self, "warmup_steps")
         if list(self.lr_drops) != sorted(set(self.lr_drops)):
             raise ValueError(f"optim.lr_drops is {self.lr_drops}; epochs must rise")
 
@@ -285,8 +199,8 @@ class TrainConfig:
     deterministic: bool = False
 
     def __post_init__(self) -> None:
-        _not_negative(self, "save_every_steps", "eval_every_epochs", "num_threads", "seed")
-        _positive(self, "log_every_steps")
+        not_negative(self, "save_every_steps", "eval_every_epochs", "num_threads", "seed")
+        positive(self, "log_every_steps")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,8 +229,8 @@ class TestConfig:
     frame_presence_threshold: float = 0.0
 
     def __post_init__(self) -> None:
-        _positive(self, "short_side", "window")
-        _within(self, 0, 1, "threshold", "presence_threshold", "frame_presence_threshold")
+        positive(self, "short_side", "window")
+        within(self, 0, 1, "threshold", "presence_threshold", "frame_presence_threshold")
         if self.max_long_side is not None and self.max_long_side < self.short_side:
             raise ValueError(f"test.max_long_side is {self.max_long_side}, below short_side {self.short_side}")
 
@@ -360,45 +274,7 @@ class Config:
                 raise ValueError(f"unknown field {name}.{unknown[0]} in the configuration")
             fields = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
             for key, value in fields.items():
-                if not _is_of_type(value, known[key]):
+                if not is_of_type(value, known[key]):
                     raise ValueError(f"{name}.{key} is {value!r} in the configuration, which is of a wrong type")
             built[name] = sections[name](**fields)
         return Config(**built)
-
-
-def _is_of_type(value: Any, hint: Any) -> bool:
-    """Whether a value is of a field's type: of those that occur above, and with whole numbers for real ones."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:
-        return any(_is_of_type(value, argument) for argument in arguments)
-    if origin is Literal:
-        return value in arguments
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is_of_type(element, arguments[0]) for element in value)
-    if isinstance(value, bool) or hint is bool:
-        return isinstance(value, bool) and hint is bool
-    return isinstance(value, int | float if hint is float else origin or hint)
-
-
-def _section(config: Any) -> str:
-    return type(config).__name__.removesuffix("Config").lower()
-
-
-# Comparisons are written so that NaN fails them; infinity is no setting either.
-def _positive(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 < getattr(config, name) < math.inf:
-            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be positive and finite")
-
-
-def _not_negative(config: Any, *names: str) -> None:
-    for name in names:
-        if not 0 <= getattr(config, name) < math.inf:
-            raise ValueError(f"{_section(config)}.{name} is {getattr(config, name)}; it must be 0 or more, and finite")
-
-
-def _within(config: Any, low: float, high: float, *names: str) -> None:
-    for name in names:
-        value = getattr(config, name)
-        if not low <= value <= high:
-            raise ValueError(f"{_section(config)}.{name} is {value}; it must be in [{low}, {high}]")

@@ -14,8 +14,8 @@ import numpy as np
 
 from util.answers import Answer, Segmentation
 from util.masks import write_bytes, write_mask
+from util.pictures import RGB
 from util.results import BackgroundWriter
-from util.video_reader import RGB
 from util.video_writer import VideoWriter
 from util.visualize import Colour, Instance, draw_instances, make_grid, with_caption, write_image
 

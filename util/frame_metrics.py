@@ -15,7 +15,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from util.rle import RLE
+from util.rle import RLE, coco_annotation
 
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9)
 
@@ -55,6 +55,10 @@ def score_frames(truths: Sequence[RLE], results: Sequence[FrameResult]) -> dict[
     """
     if not truths or len(truths) != len(results):
         raise ValueError(f"{len(results)} results of {len(truths)} samples; each sample needs one, and one is needed")
+    for truth, result in zip(truths, results, strict=True):
+        for mask in result.masks:  # of all queries: COCO's evaluation takes another size for no overlap
+            if list(mask["size"]) != list(truth["size"]):
+                raise ValueError(f"a result has the size {mask['size']}, its ground truth {truth['size']} (h, w)")
     overlaps = np.array([_overlap(truth, result) for truth, result in zip(truths, results, strict=True)])
     intersections, unions = overlaps.T
     ious = np.where(unions > 0, intersections / np.maximum(unions, 1), 1.0)
@@ -75,18 +79,7 @@ def score_frames(truths: Sequence[RLE], results: Sequence[FrameResult]) -> dict[
 def mean_average_precision(truths: Sequence[RLE], results: Sequence[FrameResult]) -> float:
     """COCO's AP of masks over IoU 0.5:0.95, without categories; 0 when there are no results at all."""
     images = [{"id": i, "height": rle["size"][0], "width": rle["size"][1]} for i, rle in enumerate(truths, start=1)]
-    annotations = [
-        {
-            "id": i,
-            "image_id": i,
-            "category_id": 1,
-            "segmentation": rle,
-            "area": float(coco_mask.area(rle)),
-            "bbox": coco_mask.toBbox(rle).tolist(),
-            "iscrowd": 0,
-        }
-        for i, rle in enumerate(truths, start=1)
-    ]
+    annotations = [coco_annotation(i, i, rle) for i, rle in enumerate(truths, start=1)]
     detections = [
         {"image_id": i, "category_id": 1, "segmentation": rle, "score": float(score)}
         for i, result in enumerate(results, start=1)
@@ -112,7 +105,5 @@ def _overlap(truth: RLE, result: FrameResult) -> tuple[int, int]:
     if (i := result.best) is None:
         return 0, area
     mask = result.masks[i]
-    if list(mask["size"]) != list(truth["size"]):
-        raise ValueError(f"a result has the size {mask['size']}, its ground truth {truth['size']} (h, w)")
     intersection = int(coco_mask.area(coco_mask.merge([truth, mask], intersect=True)))
     return intersection, area + int(coco_mask.area(mask)) - intersection

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from util.pictures import RGB, decode_picture, encode_picture
 from util.spool import Spool
-from util.video_reader import RGB, decode_picture, encode_picture
 
 Mask = NDArray[np.bool_]
 ReadFrame = Callable[[int], RGB]

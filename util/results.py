@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -156,18 +155,6 @@ class BackgroundWriter:
         """Return once everything is written. Raises what a task raised."""
         while self._pending:
             self._pending.popleft().result()
-
-
-def file_digest(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-    """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{path}: no such checkpoint")
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _content(masks: VideoMasks, captions: list[str], source: str) -> dict[str, Any]:

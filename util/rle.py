@@ -8,6 +8,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 RLE = dict[str, Any]  # size: [h, w], counts: compressed runs, as text
+MAX_PIXELS = 1 << 28  # of a mask: its size comes from a file and is what decoding it takes in memory
+_MAX_SHIFT = 30  # bits before the last character of a run; pycocotools shifts beyond its integers without looking
 
 
 def encode_mask(mask: np.ndarray) -> RLE:
@@ -21,6 +23,19 @@ def decode_mask(rle: RLE) -> np.ndarray:
     return coco_mask.decode(rle).astype(bool)
 
 
+def coco_annotation(number: int, image_id: int | str, rle: RLE) -> dict[str, Any]:
+    """An object in COCO's format, of the only category."""
+    return {
+        "id": number,
+        "image_id": image_id,
+        "category_id": 1,
+        "segmentation": rle,
+        "area": int(coco_mask.area(rle)),
+        "bbox": coco_mask.toBbox(rle).tolist(),
+        "iscrowd": 0,
+    }
+
+
 def check_rle(rle: Any, where: str) -> RLE:
     """A mask from a file, if it is one; what stands in files is not handed to pycocotools unchecked.
 
@@ -31,12 +46,14 @@ def check_rle(rle: Any, where: str) -> RLE:
         height, width = (int(side) for side in rle["size"])
         counts = rle["counts"]
         runs = [int(run) for run in counts] if isinstance(counts, list) else _runs_of(counts)
+        if height * width > MAX_PIXELS:
+            raise ValueError(f"{height} x {width} pixels are more than any frame has")
         if height < 1 or width < 1 or min(runs, default=-1) < 0 or sum(runs) != height * width:
             raise ValueError(f"its runs do not fill {height} x {width} pixels")
         if isinstance(counts, list):
             compressed = coco_mask.frPyObjects({"size": [height, width], "counts": runs}, height, width)
             counts = compressed["counts"].decode("ascii")
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
         raise ValueError(f"{where}: not a mask in COCO's run-length encoding ({error})") from error
     return {"size": [height, width], "counts": counts}
 
@@ -49,6 +66,8 @@ def _runs_of(counts: str) -> list[int]:
         bits = ord(character) - 48
         if not 0 <= bits < 64:
             raise ValueError(f"the character {character!r} is not one of the encoding")
+        if shift > _MAX_SHIFT:
+            raise ValueError("one of its runs is longer than any mask")
         value |= (bits & 31) << shift
         shift += 5
         if not bits & 32:

@@ -17,12 +17,13 @@ from PIL import Image, ImageDraw
 
 from util.fonts import font_for
 from util.masks import mask_bounds, write_bytes
+from util.pictures import RGB
 
-RGB = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 FONT_SIZE = 13  # pixels
 BACKGROUND = 250  # of strips and gaps
+LARGEST_SIDE = 4096  # pixels that a frame is enlarged to at most: a flat one would grow without limit
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ def draw_instances(frame: RGB, instances: Sequence[Instance], height: int | None
         frame: (H, W, 3) uint8.
         instances: drawn in this order.
         height: of the result in pixels, the width in proportion; None keeps the frame's size. Small frames are easier
-            to look at when enlarged, and lines are drawn after that.
+            to look at when enlarged, and lines are drawn after that. No side grows beyond `LARGEST_SIDE`.
         opacity: of the tint.
 
     Returns:
         A new image.
     """
     scale = 1.0 if height is None else height / frame.shape[0]
-    size = (round(frame.shape[1] * scale), round(frame.shape[0] * scale))
+    scale = min(scale, max(1.0, LARGEST_SIDE / max(frame.shape[:2])))
+    size = (max(round(frame.shape[1] * scale), 1), max(round(frame.shape[0] * scale), 1))
     image = cv2.resize(frame, size, interpolation=cv2.INTER_LINEAR if scale > 1 else cv2.INTER_AREA)
     line = 1 if size[1] < 300 else 2
     for instance in instances:
@@ -163,9 +165,16 @@ def make_grid(rows: Sequence[Sequence[RGB]], gap: int = 4) -> RGB:
 
 
 def write_image(path: str | os.PathLike[str], image: RGB) -> None:
-    """Write a PNG or JPEG, by the path's suffix. Its folder must exist."""
+    """Write a PNG or JPEG, by the path's suffix. Its folder must exist.
+
+    Raises:
+        ValueError: the suffix is of neither.
+    """
+    kind = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}.get(Path(path).suffix.lower())
+    if kind is None:
+        raise ValueError(f"{path}: pictures are written as .png or .jpg; give the file one of these endings")
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, format=Image.registered_extensions()[Path(path).suffix.lower()], quality=90)
+    Image.fromarray(image).save(buffer, format=kind, quality=90)
     write_bytes(path, buffer.getvalue())
 
 

@@ -19,7 +19,12 @@ def map_unordered(function: Callable[[Job], Result], jobs: Iterable[Job], num_wo
         function: of a module, or a `functools.partial` of one.
         jobs: they are sent to the processes, as the results are sent back.
         num_workers: processes; 0 stays in this one.
+
+    Raises:
+        ValueError: `num_workers` is negative.
     """
+    if num_workers < 0:
+        raise ValueError(f"--num_workers is {num_workers}; it must be 0 or more")
     if num_workers == 0:
         yield from map(function, jobs)
         return

@@ -20,6 +20,7 @@ from torchvision.models.video import Swin3D_B_Weights, Swin3D_S_Weights, Swin3D_
 
 from models.backbones.contract import Backbone
 from models.published_names import from_published_name
+from util.checkpoint_contents import differing_keys
 from util.checkpoint_io import read_tensors
 
 
@@ -97,18 +98,8 @@ def load_starting_weights(backbone: Backbone, name: str, weights: str) -> None:
         if not _NOT_WANTED.match(key)
     }
     wanted = {key: value for key, value in own.items() if not _BEGIN_FRESH.match(key)}
-    problems = [f"missing {key}" for key in wanted if key not in state]
-    problems += [f"left over {key}" for key in state if key not in wanted]
-    problems += [
-        f"{key} is {tuple(value.shape)}, not {tuple(wanted[key].shape)}"
-        for key, value in state.items()
-        if key in wanted and value.shape != wanted[key].shape
-    ]
-    if problems:
-        raise ValueError(
-            f"model.backbone_weights {weights!r} does not hold the weights of {name} "
-            f"({len(problems)} keys differ): {'; '.join(problems[:5])}{'; ...' if len(problems) > 5 else ''}"
-        )
+    if differing := differing_keys(state, wanted):
+        raise ValueError(f"model.backbone_weights {weights!r} does not hold the weights of {name}: {differing}")
     backbone.load_state_dict(own | state)
 
 
