@@ -6,8 +6,8 @@
 
 `queries` draws, for a few frames of a video: the answer, the boxes and reference points of all queries (the paper's
 figure 3), the sampling points of the chosen query in the last decoder layer, and its attention as a heat map. `errors`
-writes one page with the best and the worst expressions of results that scripts/eval_jf.py has scored (jf.csv), with
-maps of false positives and false negatives.
+writes one page or picture with the best and the worst expressions of results that scripts/eval_jf.py has scored
+(jf.csv), with maps of false positives and false negatives.
 """
 
 from __future__ import annotations
@@ -174,9 +174,32 @@ def error_row(video: Video, results: Path, scored: Scored, num_frames: int) -> R
     return make_grid([images])
 
 
-def error_page(results: Path, dataset: VideoDataset, scores: Sequence[Scored], count: int, num_frames: int) -> str:
-    """One HTML page, pictures included, of the best and worst `count` expressions each."""
+@dataclass(frozen=True)
+class ErrorGroup:
+    """The worst or the best expressions, and the frames of each in a row."""
+
+    title: str
+    scored: list[Scored]
+    pictures: list[RGB]
+
+
+def error_groups(
+    results: Path, dataset: VideoDataset, scores: Sequence[Scored], count: int, num_frames: int
+) -> list[ErrorGroup]:
+    """The worst and the best `count` expressions."""
     videos = {video.name: video for video in dataset}
+    groups = []
+    for title, chosen in (("Worst", list(reversed(scores[-count:]))), ("Best", list(scores[:count]))):
+        for scored in chosen:
+            if scored.video not in videos:
+                raise ValueError(f"the data set has no video {scored.video}; is this the right split?")
+        pictures = [error_row(videos[scored.video], results, scored, num_frames) for scored in chosen]
+        groups.append(ErrorGroup(title, chosen, pictures))
+    return groups
+
+
+def error_page(results: Path, scores: Sequence[Scored], groups: Sequence[ErrorGroup]) -> str:
+    """One HTML page, pictures included."""
     parts = [
         "<!doctype html><meta charset=utf-8><title>Best and worst expressions</title>",
         "<style>body{font:15px system-ui,sans-serif;margin:2em;max-width:1400px}img{max-width:100%}"
@@ -186,16 +209,25 @@ def error_page(results: Path, dataset: VideoDataset, scores: Sequence[Scored], c
         " ".join(f'<b style="background:rgb{colour}">{name}</b>' for name, colour in LEGEND),
         "</p>",
     ]
-    best, worst = list(scores[:count]), list(reversed(scores[-count:]))
-    for title, group in (("Worst", worst), ("Best", best)):
-        parts.append(f"<h2>{title}</h2>")
-        for scored in group:
-            if scored.video not in videos:
-                raise ValueError(f"the data set has no video {scored.video}; is this the right split?")
-            picture = _data_url(error_row(videos[scored.video], results, scored, num_frames))
+    for group in groups:
+        parts.append(f"<h2>{group.title}</h2>")
+        for scored, picture in zip(group.scored, group.pictures, strict=True):
             caption = f"{scored.score:.3f} &nbsp; {html.escape(scored.caption)} ({html.escape(scored.video)})"
-            parts.append(f'<figure><figcaption>{caption}</figcaption><img src="{picture}"></figure>')
+            parts.append(f'<figure><figcaption>{caption}</figcaption><img src="{_data_url(picture)}"></figure>')
     return "\n".join(parts)
+
+
+def error_sheet(scores: Sequence[Scored], groups: Sequence[ErrorGroup]) -> RGB:
+    """The same as one picture."""
+    rows: list[list[RGB]] = []
+    for group in groups:
+        title = f"{group.title} of {len(scores)} expressions, mean J&F {np.mean([s.score for s in scores]):.3f}"
+        for i, (scored, picture) in enumerate(zip(group.scored, group.pictures, strict=True)):
+            lines = [(f"{scored.score:.3f}  {scored.caption} ({scored.video})", LINE)]
+            if i == 0:
+                lines = [(title, (0, 0, 0)), *([] if rows else LEGEND), *lines]
+            rows.append([with_caption(picture, lines)])
+    return make_grid(rows)
 
 
 def _data_url(image: RGB) -> str:
@@ -222,7 +254,7 @@ def build_parser() -> argparse.ArgumentParser:
     errors.add_argument("--data_root", type=Path, required=True)
     errors.add_argument("--split", default="valid")
     errors.add_argument("--scores", type=Path, help="default: jf.csv beside the results, which eval_jf.py writes")
-    errors.add_argument("--output", type=Path, default=Path("errors.html"))
+    errors.add_argument("--output", type=Path, default=Path("errors.html"), help="HTML, PNG or JPEG")
     errors.add_argument("--count", type=int, default=6, help="best ones, and worst ones")
     errors.add_argument("--num_frames", type=int, default=6, help="of each expression")
     return parser
@@ -231,6 +263,9 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     args = parser.parse_args(argv)
+    suffixes = (".png", ".jpg", ".jpeg") + (".html",) * (args.command == "errors")
+    if args.output.suffix.lower() not in suffixes:
+        parser.error(f"--output is {args.output}; its name must end with one of {', '.join(suffixes)}")
     if args.num_frames < 1:
         parser.error(f"--num_frames is {args.num_frames}; it must be positive")
     if args.command == "errors":
@@ -239,8 +274,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset = VideoDataset(args.data_root, args.split)
         dataset.reader.require_annotations()
         scores = read_scores(args.scores or args.results.resolve().parent / "jf.csv")
-        page = error_page(args.results, dataset, scores, min(args.count, len(scores)), args.num_frames)
-        write_bytes(args.output, page.encode())
+        groups = error_groups(args.results, dataset, scores, min(args.count, len(scores)), args.num_frames)
+        if args.output.suffix.lower() == ".html":
+            write_bytes(args.output, error_page(args.results, scores, groups).encode())
+        else:
+            write_image(args.output, error_sheet(scores, groups))
     else:
         sentences = [s for s in ([args.video] if args.sample and args.video else []) + args.sentences if s]
         sentences = sentences or (list(SENTENCES[:1]) if args.sample else [])

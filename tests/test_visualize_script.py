@@ -107,6 +107,22 @@ def test_the_page_of_errors_shows_best_and_worst(scored: tuple[Path, Path], tmp_
     assert page.index("<h2>Worst") < first_of_each[0] < page.index("<h2>Best") < first_of_each[1]
 
 
+def test_the_same_as_a_picture(scored: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    data, results = scored
+    arguments = ["errors", "--results", str(results), "--data_root", str(data), "--num_frames", "2", "--output"]
+    sizes = []
+    for count in ("1", "2"):
+        visualize.main([*arguments, str(tmp_path / f"{count}.png"), "--count", count])
+        with Image.open(tmp_path / f"{count}.png") as picture:
+            assert picture.format == "PNG"
+            sizes.append(picture.size)
+    rows = [size[1] for size in sizes]
+    assert rows[1] > rows[0] + 2 * 0.9 * visualize.HEIGHT * 2 // 3  # two expressions more
+    with pytest.raises(SystemExit):
+        visualize.main([*arguments, str(tmp_path / "errors.txt")])
+    assert ".png, .jpg, .jpeg, .html" in capsys.readouterr().err
+
+
 def test_what_is_missing_is_named(scored: tuple[Path, Path], tmp_path: Path):
     data, results = scored
     arguments = ["errors", "--results", str(results), "--data_root", str(data), "--output", str(tmp_path / "e.html")]
