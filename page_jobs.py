@@ -107,7 +107,7 @@ class Within(FrameSource):
                 )
             if max(h, w) > self._limits.max_ratio * min(h, w):
                 raise ValueError(
-                    f"the video is {w} x {h}; one side may be {self._limits.max_ratio:g} times the other at most, crop it"
+                    f"the video is {w} x {h}; one side may be {self._limits.max_ratio:g} times the other, crop it"
                 )
             self._check_length(frame.time, t)
             yield frame
