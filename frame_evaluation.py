@@ -8,7 +8,7 @@ from typing import Any
 from datasets.build import build_window_loader
 from datasets.frame_clips import FrameWindows
 from models.frame_predictor import FramePrediction, FramePredictor
-from util.distributed import gather_objects, get_rank, get_world_size, is_main_process
+from util.distributed import gather_by_index, get_rank, get_world_size, is_main_process
 from util.frame_metrics import FrameResult, score_frames
 from util.logs import Progress
 from util.rle import encode_mask
@@ -35,11 +35,7 @@ def predict_frames(predictor: FramePredictor, windows: FrameWindows, num_workers
             # one at a time: padding to the size of another clip would change the numbers a little
             found[index] = _compressed(predictor.predict(batch, [truths[index].size])[0])
             progress.advance()
-    gathered: dict[int, FrameResult] = {}
-    for part in gather_objects(found):
-        assert not gathered.keys() & part.keys()
-        gathered |= part
-    return [gathered[index] for index in range(len(windows))]
+    return gather_by_index(found, len(windows))
 
 
 def evaluate_frames(predictor: FramePredictor, windows: FrameWindows, num_workers: int = 0) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from datasets.refcoco import RefCOCOReader
 from models.predictor import Predictor
-from util.distributed import gather_objects, get_rank, get_world_size, is_main_process
+from util.distributed import gather_by_index, get_rank, get_world_size, is_main_process
 from util.image_metrics import Overlap, compare, score_images
 from util.logs import Progress
 from util.read_ahead import read_ahead
@@ -63,11 +63,7 @@ def measure_overlaps(predictor: Predictor, reader: RefCOCOReader) -> list[Overla
                 mask = reader.read_mask(sample)
                 found[index] = compare(prediction.masks[0].numpy(), box, mask, (x, y, x + w, y + h))
             progress.advance()
-    gathered: dict[int, Overlap] = {}
-    for part in gather_objects(found):
-        assert not gathered.keys() & part.keys()
-        gathered |= part
-    return [gathered[index] for index in range(len(reader.samples))]
+    return gather_by_index(found, len(reader.samples))
 
 
 def _images(reader: RefCOCOReader, share: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray]]:

@@ -38,12 +38,15 @@ class Limits:
         max_megabytes: of the file.
         max_seconds: of the video.
         max_side: of its frames, in pixels.
+        max_ratio: of the long side of its frames to the short one, which the network sees at its own size: a flat frame
+            would grow without limit.
         max_sentences: about it.
     """
 
     max_megabytes: float = 100
     max_seconds: float = 60
     max_side: int = 2560
+    max_ratio: float = 8
     max_sentences: int = 8
 
 
@@ -101,6 +104,10 @@ class Within(FrameSource):
             if max(h, w) > self._limits.max_side:
                 raise ValueError(
                     f"the video is {w} x {h}; at most {self._limits.max_side} pixels a side are taken here"
+                )
+            if max(h, w) > self._limits.max_ratio * min(h, w):
+                raise ValueError(
+                    f"the video is {w} x {h}; one side may be {self._limits.max_ratio:g} times the other, crop it"
                 )
             self._check_length(frame.time, t)
             yield frame

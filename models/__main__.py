@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
-import sys
 from pathlib import Path
 
 import torch
@@ -20,6 +19,7 @@ from models.checkpoint import is_published
 from models.predictor import Predictor
 from models.summary import count_parameters, measure_clip
 from util.checkpoint_io import CheckpointError, load_checkpoint
+from util.failures import told_in_one_line
 
 
 def main() -> None:
@@ -78,7 +78,5 @@ def _parse_args() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as problem:
-        sys.exit(f"error: {problem}")

@@ -30,6 +30,7 @@ from datasets.build import build_clip_dataset, build_train_loader, use_one_threa
 from datasets.transforms import Clip, distort_colours, make_targets
 from util.cli import parse
 from util.config import Config
+from util.failures import told_in_one_line
 from util.frames import normalise
 from util.masks import write_object_ids
 
@@ -153,7 +154,5 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

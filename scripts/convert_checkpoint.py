@@ -24,6 +24,7 @@ from models.build import build_from_checkpoint, read_config
 from models.checkpoint import OLD_BUFFERS, is_published, to_published
 from models.published import published_args
 from util.checkpoint_io import load_checkpoint, save_checkpoint
+from util.failures import told_in_one_line
 
 logger = logging.getLogger(__name__)
 
@@ -85,7 +86,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line():
         main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")

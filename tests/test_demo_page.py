@@ -94,8 +94,9 @@ def test_the_sample_can_be_picked(page: Page, tmp_path: Path) -> None:
         (write_without_frames, "video"),
         (lambda path: write_mp4(path, moving_square(30)), "longer than 2 s"),
         (lambda path: write_mp4(path, np.zeros((1, 16, 2600, 3), np.uint8)), "2600 x 16; at most 2560"),
+        (lambda path: write_mp4(path, np.zeros((1, 16, 640, 3), np.uint8)), "640 x 16; one side may be 8 times"),
     ],
-    ids=["broken", "empty", "encrypted", "sound", "no frames", "long", "wide"],
+    ids=["broken", "empty", "encrypted", "sound", "no frames", "long", "wide", "flat"],
 )
 def test_odd_files_are_refused_in_words_that_name_no_path(page: Page, tmp_path: Path, make, message: str) -> None:
     make(tmp_path / "a.mp4")

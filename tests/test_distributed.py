@@ -17,6 +17,7 @@ def test_single_process_needs_no_group() -> None:
     mean = distributed.all_reduce_mean(value)
     assert torch.equal(mean, value) and mean is not value and not mean.requires_grad
     assert distributed.gather_objects("a") == ["a"]
+    assert distributed.gather_by_index({1: "b", 0: "a", 7: "z"}, 2) == ["a", "b"]
     assert distributed.broadcast_object(3) == 3
     assert (distributed.get_rank(), distributed.get_world_size()) == (0, 1)
     assert distributed.is_main_process() and not distributed.is_distributed()

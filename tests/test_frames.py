@@ -22,6 +22,13 @@ def test_resized_size(size, short, cap, expected) -> None:
     assert resized_size(size, short, cap) == expected
 
 
+@pytest.mark.parametrize("size", [(1, 2560), (2560, 1)])
+def test_flat_frames_do_not_grow_without_limit(size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=rf"frames of {size[0]} x {size[1]} .* 921600 pixels .* max_long_side"):
+        resized_size(size, 360, None)
+    assert max(resized_size(size, 360, 640)) == 640 and max(resized_size(size, 360, 20_000)) == 20_000
+
+
 @given(st.integers(1, 800), st.integers(1, 800), st.integers(1, 600), st.integers(1, 700))
 @settings(max_examples=200, deadline=None)
 def test_resized_size_keeps_the_cap_and_the_shape(h: int, w: int, short: int, cap: int) -> None:

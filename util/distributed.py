@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -128,6 +128,15 @@ def gather_objects(value: T) -> list[T]:
     gathered: list[Any] = [None] * get_world_size()
     dist.all_gather_object(gathered, value)
     return gathered
+
+
+def gather_by_index(found: Mapping[int, T], count: int) -> list[T]:
+    """What the processes have found of `count` things, each of exactly one of them, in order; on every process."""
+    gathered: dict[int, T] = {}
+    for part in gather_objects(found):
+        assert not gathered.keys() & part.keys()
+        gathered |= part
+    return [gathered[index] for index in range(count)]
 
 
 def broadcast_object(value: T) -> T:
