@@ -25,6 +25,7 @@ LAYERS = ("masks", "boxes", "reference points", "all queries")
 ALL = "all sentences"
 KEPT_SECONDS = 3600  # uploads and results, after which they are deleted
 CLEANED_SECONDS = 600  # between looks for what is that old
+LEGEND_LETTERS = 72  # of all sentences together under the chart, in one line
 QUEUE = 64  # jobs that may wait; more are turned away
 INTRODUCTION = "Upload a video or pick the sample, write one sentence a line, and see where what they mean is."
 
@@ -143,8 +144,12 @@ def _build(gr: Any, worker: Worker, sample: Path, num_jobs: int) -> Any:
                 start = gr.Button("Find it", variant="primary")
             with gr.Column(scale=2):
                 with gr.Row():
-                    original = gr.Video(label="Original", interactive=False)
-                    overlay = gr.Video(label="Found", interactive=False)
+                    with gr.Column(min_width=200):  # a label of the player's own would cover the legend
+                        gr.Markdown("Original")
+                        original = gr.Video(label="Original", show_label=False, interactive=False)
+                    with gr.Column(min_width=200):
+                        gr.Markdown("Found")
+                        overlay = gr.Video(label="Found", show_label=False, interactive=False)
                 verdict = gr.Textbox(label="Answer", lines=2, interactive=False)
         with gr.Row():
             with gr.Column():
@@ -167,6 +172,7 @@ def _build(gr: Any, worker: Worker, sample: Path, num_jobs: int) -> Any:
             outputs=[job, original, overlay, verdict, chart, download, frame, of],
             api_name="segment",
             concurrency_limit=num_jobs,
+            show_progress_on=overlay,  # an error marks one place, not all
         ).success(_draw, inputs=looked_at, outputs=view, api_name=False, show_progress="hidden")
         for component in (frame, layers, of):
             component.change(
@@ -194,14 +200,18 @@ def _runner(gr: Any, worker: Worker) -> Any:
             raise gr.Error(str(error), duration=None, print_exception=False) from error
         _forget(earlier)
         answers = job.segmentation.answers
-        names = [f"{i + 1}. {_shorten(answer.sentence)}" for i, answer in enumerate(answers)]
+        names, short_names = (
+            [f"{i + 1}. {_shorten(answer.sentence, length)}" for i, answer in enumerate(answers)]
+            for length in (40, max(LEGEND_LETTERS // len(answers), 8))
+        )
         return (
             job,
             str(job.original),
             str(job.overlay),
             "\n".join(answer.verdict() for answer in answers),
             gr.LinePlot(
-                _scores(job, names), color_map={n: _hex(a.colour) for n, a in zip(names, answers, strict=True)}
+                _scores(job, short_names),
+                color_map={name: _hex(a.colour) for name, a in zip(short_names, answers, strict=True)},
             ),
             str(job.everything),
             gr.Slider(0, max(len(job.segmentation) - 1, 1), value=0),
@@ -244,7 +254,7 @@ def _forget(job: Job | None) -> None:
         job.remove()
 
 
-def _shorten(text: str, length: int = 40) -> str:
+def _shorten(text: str, length: int) -> str:
     return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
