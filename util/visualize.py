@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+import functools
 import io
 import os
 import textwrap
@@ -195,11 +196,18 @@ def write_gif(path: str | os.PathLike[str], images: Sequence[RGB], frames_per_se
 
 def _write_label(image: RGB, text: str, corner: tuple[int, int], colour: Colour) -> None:
     """Write into the image at a corner, moved to stay within it; only that part of it goes through Pillow."""
+    label, (left, top), (right, bottom) = _label(text, colour)
+    x, y = (min(corner[0], image.shape[1] - 2 - right), min(corner[1], image.shape[0] - 2 - bottom))
+    y0, x0 = max(y + top, 0), max(x + left, 0)  # a label that is wider than the image begins left of it
+    part = label[y0 - y - top :, x0 - x - left :][: max(image.shape[0] - y0, 0), : max(image.shape[1] - x0, 0)]
+    image[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
+
+
+@functools.lru_cache(maxsize=4096)
+def _label(text: str, colour: Colour) -> tuple[RGB, tuple[int, int], tuple[int, int]]:
+    """Text on black, where its left upper corner lies beside the corner of the text, and the text's right lower one."""
     font = font_for(text, FONT_SIZE - 2)
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text))
-    x, y = (min(corner[0], image.shape[1] - 2 - right), min(corner[1], image.shape[0] - 2 - bottom))
-    area = (x + left - 1, y + top - 1, x + right + 2, y + bottom + 2)
-    x0, y0, x1, y1 = max(area[0], 0), max(area[1], 0), min(area[2], image.shape[1]), min(area[3], image.shape[0])
-    label = Image.new("RGB", (max(x1 - x0, 1), max(y1 - y0, 1)))
-    ImageDraw.Draw(label).text((x - x0, y - y0), text, fill=colour, font=font)
-    image[y0:y1, x0:x1] = np.asarray(label)[: max(y1 - y0, 0), : max(x1 - x0, 0)]
+    label = Image.new("RGB", (right - left + 3, bottom - top + 3))
+    ImageDraw.Draw(label).text((1 - left, 1 - top), text, fill=colour, font=font)
+    return np.asarray(label), (left - 1, top - 1), (right, bottom)
