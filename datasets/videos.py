@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +64,12 @@ class Video:
                     "all frames of a video must have one size, resize them"
                 )
             yield torch.from_numpy(frames)
+
+    def frames_at(self, indices: Iterable[int]) -> dict[int, np.ndarray]:
+        """Some frames by their index, (h, w, 3) uint8 RGB each; no other is read. Raises as `windows` does."""
+        indices = [int(index) for index in indices]
+        frames = self._reader.read_frames(self.name, [self.frame_names[index] for index in indices])
+        return dict(zip(indices, frames, strict=True))
 
     def masks(self, frame_index: int) -> np.ndarray | None:
         """Object ids of one frame, (h, w) uint8; None when the split has no annotations.

@@ -31,7 +31,7 @@ def sheet_rows(video: Video, results: Path, num_frames: int, height: int, num_ex
         num_expressions: at most.
     """
     chosen = np.unique(np.linspace(0, len(video) - 1, num_frames).round().astype(int))
-    frames = _frames_at(video, chosen)
+    frames = video.frames_at(chosen)
     rows = []
     for i, expression in enumerate(video.expressions[:num_expressions]):
         images = []
@@ -50,7 +50,7 @@ def animation(video: Video, results: Path, height: int, num_expressions: int) ->
     expressions = video.expressions[:num_expressions]
     captions = [(expression.caption, palette(i)) for i, expression in enumerate(expressions)]
     images = []
-    for t, frame in _frames_at(video, range(len(video))).items():
+    for t, frame in video.frames_at(range(len(video))).items():
         instances = []
         for i, expression in enumerate(expressions):
             path = results / video.name / expression.expression_id / f"{video.frame_names[t]}.png"
@@ -62,13 +62,6 @@ def animation(video: Video, results: Path, height: int, num_expressions: int) ->
 def _instance(path: Path, size: tuple[int, int], colour: tuple[int, int, int]) -> Instance:
     mask = read_mask(path, size)
     return Instance(mask, colour, box=mask_bounds(mask))
-
-
-def _frames_at(video: Video, indices: Sequence[int], window: int = 16) -> dict[int, RGB]:
-    wanted, frames = set(map(int, indices)), {}
-    for start, block in zip(range(0, len(video), window), video.windows(window), strict=True):
-        frames |= {start + t: frame for t, frame in enumerate(block.numpy()) if start + t in wanted}
-    return frames
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -164,8 +164,7 @@ def error_row(video: Video, results: Path, scored: Scored, num_frames: int) -> R
     if expression is None:
         raise ValueError(f"video {video.name} has no expression {scored.expression_id}; is this the right data set?")
     chosen = np.unique(np.linspace(0, len(video) - 1, num_frames).round().astype(int)).tolist()
-    images_in_order = (image for window in video.windows(8) for image in window.numpy())
-    frames = {t: image for t, image in enumerate(images_in_order) if t in chosen}
+    frames = video.frames_at(chosen)
     images = []
     for t in chosen:
         path = results / video.name / scored.expression_id / f"{video.frame_names[t]}.png"

@@ -37,6 +37,16 @@ def test_windows_make_up_the_video(tmp_path: Path, window: int) -> None:
     np.testing.assert_array_equal(torch.cat(windows).numpy(), whole)
 
 
+def test_some_frames_are_read_and_no_others(tmp_path: Path) -> None:
+    root = write_tree(tmp_path)
+    video = VideoDataset(root, "train")[0]
+    whole = video._reader.read_frames("video0", video.frame_names)
+    (root / "train" / "JPEGImages" / "video0" / f"{video.frame_names[3]}.jpg").unlink()
+    found = video.frames_at(np.array([4, 0]))
+    assert list(found) == [4, 0]
+    assert all(np.array_equal(frame, whole[t]) for t, frame in found.items())
+
+
 def test_windows_read_no_further_than_asked(tmp_path: Path) -> None:
     video = VideoDataset(write_tree(tmp_path), "train")[0]
     last = tmp_path / "train" / "JPEGImages" / "video0" / "00025.jpg"
