@@ -122,6 +122,17 @@ def test_scratch_ytvos(ytvos: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_scratch_ytvos_without_queries(shapes_root: Path, folder: Path) -> None:
+    options = ["--data.root", shapes_root, "--model.backbone_weights", "null", "--train.eval_every_epochs", "1"]
+    options += ["--config", "configs/ablations/no_queries.yaml", "--model.activation_checkpointing", "true"]
+    checkpoint = train("train_scratch_ytvos.sh", folder / "no_queries", *options)
+    record = read_records(checkpoint.parent / "log.jsonl")[-1]
+    assert settings(checkpoint)["model"]["architecture"] == "baseline"
+    assert record["train"]["class"] == record["train"]["giou"] == 0 < record["train"]["dice"]
+    assert 0 <= record["eval"]["J&F"] <= 1
+
+
+@pytest.mark.slow
 def test_joint_ytvos(ytvos: Path, coco: Path, folder: Path) -> None:
     options = ["--data.root", ytvos, "--data.refcoco_root", coco, "--model.backbone_weights", "null"]
     checkpoint = train("train_joint_ytvos.sh", folder / "joint", *options, "--optim.batch_size", 2)
