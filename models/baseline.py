@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.attention import MultiHeadAttention
 from models.backbones import Backbone
@@ -55,6 +56,7 @@ class Baseline(nn.Module):
         num_layers: encoder layers.
         num_heads, ffn_dim, dropout: of these.
         mask_dim: mask features of the pyramid.
+        recompute: recompute encoder layers in the backward pass.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Baseline(nn.Module):
         ffn_dim: int = 2048,
         dropout: float = 0.1,
         mask_dim: int = 256,
+        recompute: bool = False,
     ):
         super().__init__()
         self.backbone, self.text_encoder = backbone, text_encoder
@@ -78,6 +81,7 @@ class Baseline(nn.Module):
         )
         self.pixel_decoder = pixel_decoder
         self.mask_output = nn.Conv2d(mask_dim, 1, 1)
+        self.recompute = recompute
 
     def forward(
         self,
@@ -119,8 +123,10 @@ class Baseline(nn.Module):
         else:
             padding = visual.masks[3][:, None].expand(-1, t, -1, -1).flatten(1)
         padding = torch.cat((padding, text.padding_mask), dim=1)
+        recompute = self.recompute and torch.is_grad_enabled()
         for layer in self.encoder_layers:
-            tokens = layer(tokens, position, padding)
+            inputs = (tokens, position, padding)
+            tokens = checkpoint(layer, *inputs, use_reentrant=False) if recompute else layer(*inputs)
         return tokens[:, : padding.shape[1] - text.words.shape[1]].view(pixels.shape)
 
     def answer(

@@ -85,6 +85,7 @@ def _build_baseline(config: ModelConfig, backbone: Backbone, text_encoder: TextE
         ffn_dim=config.feedforward_dim,
         dropout=config.dropout,
         mask_dim=config.mask_dim,
+        recompute=config.activation_checkpointing,
     )
 
 

@@ -84,4 +84,4 @@ build_op() {
 make_environment
 install_requirements
 build_op
-say "ready: $venv/bin/python"
+say "ready: source $venv/bin/activate"

@@ -8,12 +8,15 @@
 #SBATCH --cpus-per-task=40
 #SBATCH --time=72:00:00
 #SBATCH --output=slurm-%j.log
+#SBATCH --open-mode=append
 #SBATCH --requeue
 set -euo pipefail
 (($# >= 1)) && [[ -x $1 ]] || { echo "slurm.sh: give one of scripts/train_*.sh or scripts/test_*.sh" >&2 && exit 1; }
 first=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 export NODES=$SLURM_JOB_NUM_NODES MASTER_ADDR=$first LAUNCH_ID=$SLURM_JOB_ID
-export GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-8}} MASTER_PORT=${MASTER_PORT:-$((10000 + SLURM_JOB_ID % 50000))}
+export GPUS=${GPUS:-${SLURM_GPUS_ON_NODE:-}} MASTER_PORT=${MASTER_PORT:-$((10000 + SLURM_JOB_ID % 50000))}
 launcher=("$@")
 [[ $(basename "$1") == train_* ]] && launcher=("$1" --train.resume auto "${@:2}")
-srun --ntasks="$NODES" --ntasks-per-node=1 "${launcher[@]}"
+# srun does not take over the job's processors by itself, and each machine would get one; where one fails, all end
+processors=${SLURM_CPUS_PER_TASK:+--cpus-per-task=$SLURM_CPUS_PER_TASK}
+srun --ntasks="$NODES" --ntasks-per-node=1 --kill-on-bad-exit=1 $processors "${launcher[@]}"

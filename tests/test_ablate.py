@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.build import build_criterion, build_model
+from models.build import build_criterion, build_model, load_model
 from scripts import ablate
-from tests.small_model import small_clips, small_targets
+from tests.small_model import small_clips, small_config, small_targets, write_small_checkpoint
+from util.checkpoint_io import load_checkpoint
 from util.cli import parse
 from util.optim import build_optimizer
 
@@ -26,6 +28,17 @@ CHANGES = {
     "no_mask_cost": ("loss", "match_masks", False),
     "no_relative_coordinates": ("model", "relative_coordinates", False),
     "class_discriminative": ("model", "num_classes", 65),
+}
+
+FRESH = {
+    "full": (),
+    "frames_1": (),
+    "no_fpn_fusion": (),
+    "queries_1": ("query_embed.",),
+    "queries_8": ("query_embed.",),
+    "class_discriminative": ("class_heads.",),
+    "no_relative_coordinates": ("mask_head.controller.layers.2.",),
+    "no_queries": ("encoder_layers.", "mask_output."),
 }
 
 
@@ -67,12 +80,39 @@ def test_every_ablation_takes_a_step(name: str) -> None:
 
 
 def test_table_compares_with_the_full_model() -> None:
-    rows = {"full": {"J": 0.5, "F": 0.6, "J&F": 0.55, "seconds": 90}}
-    rows["queries_1"] = {"J": 0.4, "F": 0.5, "J&F": 0.45, "seconds": 60}
+    rows = {"full": {"J": 0.5, "F": 0.6, "J&F": 0.55, "seconds": 90, "pretrained": 0.0}}
+    rows["queries_1"] = {"J": 0.4, "F": 0.5, "J&F": 0.45, "seconds": 60, "pretrained": 0.984}
     lines = ablate.format_table(rows).splitlines()
-    assert lines[2] == "| full | 55.0 | 50.0 | 60.0 |  | 1.5 |"
-    assert lines[3] == "| queries_1 | 45.0 | 40.0 | 50.0 | -10.0 | 1.0 |"
-    assert ablate.format_table({"queries_1": rows["queries_1"]}).splitlines()[2].endswith("|  | 1.0 |")
+    assert lines[2] == "| full | 55.0 | 50.0 | 60.0 |  | 0% | 1.5 |"
+    assert lines[3] == "| queries_1 | 45.0 | 40.0 | 50.0 | -10.0 | 98% | 1.0 |"
+    assert ablate.format_table({"queries_1": rows["queries_1"]}).splitlines()[2].endswith("|  | 98% | 1.0 |")
+
+
+@pytest.mark.parametrize(("name", "fresh"), FRESH.items())
+def test_an_ablation_starts_from_the_weights_that_fit(name: str, fresh: tuple[str, ...], tmp_path: Path) -> None:
+    pretrained = write_small_checkpoint(tmp_path / "pretrained.pth", seed=5, num_queries=5)
+    base = tmp_path / "base.yaml"
+    base.write_text(json.dumps({"model": dataclasses.asdict(small_config())}))
+    own = [] if name == "full" else ["--config", str(ROOT / "configs" / "ablations" / f"{name}.yaml")]
+    settings = ["--config", str(base), "--model.num_queries", "5", *own]
+    share = ablate.write_start(settings, pretrained, tmp_path / "start.pth")
+    weights, start = (load_checkpoint(path)["model"] for path in (pretrained, tmp_path / "start.pth"))
+    assert start.keys() == build_model(parse(settings).model).state_dict().keys()
+    same = {key for key, value in start.items() if key in weights and torch.equal(weights[key], value)}
+    other = {key for key in start if key not in same}
+    assert all(any(key.startswith(part) for key in other) for part in fresh)
+    assert all(key.startswith(fresh) for key in other), other
+    parameters = dict(build_model(parse(settings).model).named_parameters())
+    fitting = sum(parameters[key].numel() for key in same if key in parameters)
+    if "query_embed.weight" in other:
+        fitting += min(5, len(start["query_embed.weight"])) * start["query_embed.weight"].shape[1]
+    assert share == pytest.approx(fitting / sum(p.numel() for p in parameters.values()))
+    if "queries" in name and name != "no_queries":
+        num_common = min(5, len(start["query_embed.weight"]))
+        assert len(start["query_embed.weight"]) == int(name[-1])
+        assert torch.equal(start["query_embed.weight"][:num_common], weights["query_embed.weight"][:num_common])
+    model, _ = load_model(tmp_path / "start.pth")  # a whole checkpoint, tokenizer and all
+    assert len(model.text_encoder.assets()) > 0
 
 
 @pytest.mark.slow
@@ -90,5 +130,9 @@ def test_a_chosen_set_is_trained(shapes_root: Path, tmp_path: Path, capfd: pytes
     before = (tmp_path / "full" / "checkpoint.pth").stat().st_mtime_ns
     assert ablate.main([*arguments, *options]) == results  # what is there is kept
     assert (tmp_path / "full" / "checkpoint.pth").stat().st_mtime_ns == before
+    start = ["--init_checkpoint", str(tmp_path / "full" / "checkpoint.pth")]
+    results = ablate.main([*arguments[:-3], "queries_1", *start, *options])
+    assert results["queries_1"]["pretrained"] > 0.9 and results["queries_1"]["init_checkpoint"] == start[1]
+    assert f"training from {(tmp_path / 'queries_1_start.pth').resolve()}" in capfd.readouterr().err
     with pytest.raises(RuntimeError, match="full: the training failed"):
         ablate.main([*arguments, "--", "--optim.epochs", "-1"])

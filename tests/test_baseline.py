@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,7 +11,15 @@ from torch import Tensor
 from models.baseline import Baseline, PlainEncoderLayer, describe_masks
 from models.criterion import Criterion
 from models.predictor import Predictor
-from tests.small_model import disturb, select_clips, small_clips, small_model, small_targets
+from tests.small_model import (
+    assert_gradients_close,
+    disturb,
+    gradients,
+    select_clips,
+    small_clips,
+    small_model,
+    small_targets,
+)
 
 SIZES = [(64, 96), (64, 96)]
 
@@ -43,6 +52,37 @@ def test_every_parameter_is_trained_by_the_masks_alone() -> None:
     sum(losses.values()).backward()
     without = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert all(name.startswith("text_encoder.encoder.pooler") for name in without), without
+
+
+def test_activation_checkpointing_gives_the_same_gradients_and_keeps_less() -> None:
+    results, saved = [], []
+    for recompute in (False, True):
+        model = _model(activation_checkpointing=recompute, dropout=0.1, num_encoder_layers=3).train()
+        calls = []
+        for layer in model.encoder_layers:
+            layer.register_forward_pre_hook(lambda *_, calls=calls: calls.append(1))
+        sizes: dict[int, int] = {}
+        torch.manual_seed(4)
+        with torch.autograd.graph.saved_tensors_hooks(_count_into(sizes), lambda x: x):
+            visual, text = model.look(small_clips(SIZES)["frames"]), model.text_encoder(small_clips(SIZES)["text"])
+            before = sum(sizes.values())
+            encoded = model.encode(visual, text)
+        saved.append(sum(sizes.values()) - before)
+        encoded.square().sum().backward()
+        results.append(gradients(model))
+        assert len(calls) == (6 if recompute else 3), "each layer runs again in the backward pass"
+    assert_gradients_close(results[1], results[0], rtol=1e-4)
+    assert saved[1] < saved[0] / 3
+
+
+def _count_into(sizes: dict[int, int]) -> Callable[[Tensor], Tensor]:
+    """A hook that notes the bytes of each memory that the backward pass keeps."""
+
+    def note(x: Tensor) -> Tensor:
+        sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    return note
 
 
 def test_words_and_other_frames_matter() -> None:

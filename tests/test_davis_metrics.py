@@ -119,6 +119,6 @@ def test_recall_is_strictly_above_a_half_and_decay_has_no_end_in_long_videos() -
 
 def test_the_benchmark_finds_equal_numbers(capsys: pytest.CaptureFixture[str]) -> None:
     size = ["--height", "60", "--width", "90", "--num_frames", "3"]
-    result = benchmark_metrics.main([*size, "--num_videos", "2", "--plain_videos", "2", "--num_workers", "0"])
+    result = benchmark_metrics.main([*size, "--num_videos", "3", "--videos_a_turn", "2", "--num_workers", "0"])
     assert result["largest_difference"] < 1e-6
     assert result["seconds_per_video"] > 0

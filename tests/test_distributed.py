@@ -46,6 +46,11 @@ def test_device_errors_name_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
         distributed.choose_device("tpu")
 
 
+def test_the_interface_that_leads_to_a_machine() -> None:
+    assert distributed.interface_towards("127.0.0.1") == "lo"
+    assert distributed.interface_towards("no.such.name.invalid") is None
+
+
 def _work(rank: int, world_size: int, port: int, folder: str) -> None:
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(world_size))
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))

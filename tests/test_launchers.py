@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -35,11 +36,24 @@ TINY += ["--data.short_sides_after_crop", "[]", "--optim.lr_drops", "[]", "--tra
 TINY += ["--test.threshold", "0.3"]
 
 
-def launch(script: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+def start(script: str, *arguments: object, **variables: str) -> subprocess.Popen[str]:
+    launched_here = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "NODE_RANK", "SLURM_NODEID", "NODES", "MASTER_ADDR")
+    environment = {k: v for k, v in os.environ.items() if k not in launched_here}
     environment |= {"VENV": sys.prefix, "GPUS": "2", "OMP_NUM_THREADS": "1"} | variables
-    command = [str(SCRIPTS / script), *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    command, pipe = [str(SCRIPTS / script), *map(str, arguments)], subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)
+
+
+def finish(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        output, errors = process.communicate(timeout=600)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def launch(script: str, *arguments: object, **variables: str) -> subprocess.CompletedProcess[str]:
+    return finish(start(script, *arguments, **variables))
 
 
 def train(script: str, folder: Path, *arguments: object) -> Path:
@@ -122,6 +136,37 @@ def test_scratch_ytvos(ytvos: Path, folder: Path) -> None:
 
 
 @pytest.mark.slow
+def test_scratch_ytvos_without_queries(shapes_root: Path, folder: Path) -> None:
+    options = ["--data.root", shapes_root, "--model.backbone_weights", "null", "--train.eval_every_epochs", "1"]
+    options += ["--config", "configs/ablations/no_queries.yaml", "--model.activation_checkpointing", "true"]
+    checkpoint = train("train_scratch_ytvos.sh", folder / "no_queries", *options)
+    record = read_records(checkpoint.parent / "log.jsonl")[-1]
+    assert settings(checkpoint)["model"]["architecture"] == "baseline"
+    assert record["train"]["class"] == record["train"]["giou"] == 0 < record["train"]["dice"]
+    assert 0 <= record["eval"]["J&F"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("numbered", [True, False], ids=["numbered machines", "found by address"])
+def test_two_machines_train_together(numbered: bool, ytvos: Path, tmp_path: Path) -> None:
+    """The same command on each, as in the README; both are this one."""
+    options = [*TINY, "--data.root", ytvos, "--model.backbone_weights", "null", "--train.output_dir", tmp_path / "run"]
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    meeting = {"GPUS": "1", "NODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    numbers: list[dict[str, str]] = [{"NODE_RANK": "0"}, {"NODE_RANK": "1"}] if numbered else [{}, {}]
+    processes = [start("train_scratch_ytvos.sh", *options, **meeting, **number) for number in numbers]
+    results = [finish(process) for process in processes]
+    assert [result.returncode for result in results] == [0, 0], results[0].stderr[-3000:] + results[1].stderr[-3000:]
+    assert sorted("training from the start" in result.stdout + result.stderr for result in results) == [False, True]
+    checkpoint = tmp_path / "run" / "checkpoint.pth"
+    assert len(load_checkpoint(checkpoint)["rng"]) == 2, "two processes, one on each"
+    config = settings(checkpoint)["optim"]
+    assert 2 * config["batch_size"] * config["accumulate_steps"] == 8
+
+
+@pytest.mark.slow
 def test_joint_ytvos(ytvos: Path, coco: Path, folder: Path) -> None:
     options = ["--data.root", ytvos, "--data.refcoco_root", coco, "--model.backbone_weights", "null"]
     checkpoint = train("train_joint_ytvos.sh", folder / "joint", *options, "--optim.batch_size", 2)
@@ -196,6 +241,29 @@ def test_several_machines(dry: dict[str, str]) -> None:
     assert result.returncode == 1 and "name the first machine in MASTER_ADDR" in result.stderr
 
 
+def test_how_machines_meet(dry: dict[str, str]) -> None:
+    """torchrun compares an address with nothing and tells the others this machine's name; the launcher does better."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("203.0.113.1", 9))  # an address of no machine; nothing is sent
+            own = probe.getsockname()[0]
+        except OSError:
+            own = None
+    variables = {"GPUS": "1", "NODES": "2"} | dry
+    expected = {("127.0.0.1", ""): "", ("127.0.0.1", "0"): "--rdzv_conf is_host=1"}
+    expected |= {("127.0.0.1", "1"): "--rdzv_conf is_host=0", ("no.such.name.invalid", ""): ""}
+    if own is not None and not own.startswith("127."):
+        expected[own, ""] = f"--local_addr {own} --rdzv_conf is_host=1"
+        expected[own, "3"] = f"--local_addr {own} --rdzv_conf is_host=0"
+        expected["203.0.113.1", ""] = f"--local_addr {own} --rdzv_conf is_host=0"
+    for (address, number), options in expected.items():
+        result = launch("train_scratch_ytvos.sh", MASTER_ADDR=address, NODE_RANK=number, **variables)
+        found = result.stdout.partition("--rdzv_id referformer")[2].partition("--nproc_per_node")[0]
+        assert found.strip() == options, (address, number, result.stderr)
+    result = launch("train_scratch_ytvos.sh", MASTER_ADDR="127.0.0.1", NODE_RANK="first", **variables)
+    assert result.returncode == 1 and "NODE_RANK is 'first'" in result.stderr
+
+
 def test_own_steps_and_impossible_batches(dry: dict[str, str]) -> None:
     result = launch("train_finetune_ytvos.sh", "--optim.accumulate_steps=3", GPUS="3", **dry)
     assert result.returncode == 0 and result.stdout.count("accumulate_steps") == 1
@@ -214,14 +282,17 @@ def test_slurm_starts_the_launcher_on_every_machine(dry: dict[str, str], tmp_pat
     commands = tmp_path / "commands"
     commands.mkdir()
     (commands / "scontrol").write_text("#!/bin/sh\nprintf 'node7\\nnode8\\n'\n")
-    (commands / "srun").write_text('#!/bin/sh\necho "srun $1 $2"\nshift 2\nexec "$@"\n')
+    # as srun does: the options are its own, and each machine gets its number
+    (commands / "srun").write_text('#!/bin/sh\necho "srun $1 $2 $3 $4"\nshift 4\nSLURM_NODEID=1 exec "$@"\n')
     for command in commands.iterdir():
         command.chmod(0o755)
     variables = {"SLURM_JOB_NODELIST": "node[7-8]", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": "77"}
-    variables |= {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_GPUS_ON_NODE": "4", "GPUS": ""}
-    result = launch("slurm.sh", "scripts/train_joint_ytvos.sh", "--train.seed", "7", **variables, **dry)
+    variables |= {"SLURM_CPUS_PER_TASK": "40", "SLURM_GPUS_ON_NODE": "4", "GPUS": ""}
+    variables |= {"PATH": f"{commands}:{os.environ['PATH']}"} | dry
+    result = launch("slurm.sh", "scripts/train_joint_ytvos.sh", "--train.seed", "7", **variables)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.startswith("srun --ntasks=2 --ntasks-per-node=1")
-    assert "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint node7:10077 --rdzv_id 77 --nproc_per_node 4" in result.stdout
+    assert result.stdout.startswith("srun --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 --cpus-per-task=40\n")
+    assert "--nnodes 2 --rdzv_backend c10d --rdzv_endpoint node7:10077 --rdzv_id 77" in result.stdout
+    assert "--rdzv_conf is_host=0 --nproc_per_node 4" in result.stdout
     assert "--optim.accumulate_steps 4 --train.resume auto --train.seed 7" in result.stdout
-    assert launch("slurm.sh", "scripts/nothing.sh", **variables, **dry).returncode == 1
+    assert launch("slurm.sh", "scripts/nothing.sh", **variables).returncode == 1

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
+import socket
+import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +20,8 @@ from torch import Tensor
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_SIOCGIFADDR = 0x8915  # Linux: the IPv4 address of an interface
 
 
 @dataclass(frozen=True)
@@ -56,12 +61,32 @@ def distributed(device: str = "auto", timeout_minutes: float = 60.0) -> Iterator
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     backend = "nccl" if chosen.type == "cuda" else "gloo"
+    interface = interface_towards(os.environ["MASTER_ADDR"])
+    if interface not in (None, "lo"):
+        # gloo takes the address of the machine's own name otherwise, which is often that of the loopback
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timedelta(minutes=timeout_minutes))
     logger.info("process %d of %d on %s (%s)", rank, world_size, chosen, backend)
     try:
         yield ProcessInfo(rank, world_size, chosen)
     finally:
         dist.destroy_process_group()
+
+
+def interface_towards(host: str) -> str | None:
+    """Name of the network interface by which this machine reaches `host`; None where it cannot be told."""
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # chooses the interface; sends nothing
+            address = socket.inet_aton(probe.getsockname()[0])
+            for _, name in socket.if_nameindex():
+                with contextlib.suppress(OSError):  # an interface without an address
+                    request = struct.pack("256s", name.encode())
+                    if fcntl.ioctl(probe, _SIOCGIFADDR, request)[20:24] == address:
+                        return name
+    except OSError:
+        pass
+    return None
 
 
 def choose_device(device: str = "auto", local_rank: int = 0) -> torch.device:
