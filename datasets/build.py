@@ -69,7 +69,7 @@ def build_clip_dataset(config: Config) -> RedrawingDataset | JointDataset:
     if data.dataset == "refcoco":
         return ImageClipDataset(build_images(config, data.train_split), **options)
     reader = _READERS[data.dataset](data.root, data.train_split, skip_broken=data.skip_broken)
-    videos = ClipDataset(reader, **options)
+    videos = ClipDataset(reader, absent_share=data.absent_share, **options)
     if data.dataset != "joint":
         return videos
     if config.model.num_classes != 1:

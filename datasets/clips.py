@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,8 @@ class ClipDataset(RedrawingDataset[tuple[Expression, int]]):
         num_frames: frames T of a clip.
         transform: of frames, masks and caption.
         num_classes: 1 gives the label 0, more the category of the object.
+        absent_share: of the clips, are of expressions known to mean nothing in the video, drawn once; fewer if there
+            are not so many.
         seed: of the random choices.
         skip_broken: replace unreadable clips too, rather than stop.
         broken_list: file to which their names and reasons are added.
@@ -61,6 +64,7 @@ class ClipDataset(RedrawingDataset[tuple[Expression, int]]):
         num_frames: int,
         transform: ClipTransform,
         num_classes: int = 1,
+        absent_share: float = 0.0,
         seed: int = 0,
         skip_broken: bool = False,
         broken_list: Path | None = None,
@@ -68,38 +72,54 @@ class ClipDataset(RedrawingDataset[tuple[Expression, int]]):
         self.reader, self.num_frames, self.transform = reader, num_frames, transform
         reader.require_annotations()
         self._labels = _labels(reader, num_classes)
-        samples = [
-            (expression, anchor)
-            for expression in reader.expressions
-            if expression.has_object
-            for anchor in anchors(len(expression.frames), num_frames)
-        ]
+        samples = _samples((e for e in reader.expressions if e.has_object), num_frames)
         if not samples:
             raise ValueError(f"{reader.meta_path}: no expression names its object (obj_id); train on a split that does")
+        if absent_share:
+            absent = _samples((e for e in reader.expressions if e.is_known and not e.has_object), num_frames)
+            if not absent:
+                raise ValueError(
+                    f"{reader.meta_path}: every expression has its object in the video; set data.absent_share to 0"
+                )
+            samples += _draw_absent(absent, len(samples), absent_share, seed)
         where = reader.root / reader.split
         super().__init__(samples, where=where, seed=seed, skip_broken=skip_broken, broken_list=broken_list)
         for name, reason in reader.broken.items():
             self.report(name, reason)
 
     def draw(self, source: tuple[Expression, int], rng: np.random.Generator) -> Sample | None:
-        """One try; None when the object is not visible in any frame."""
+        """One try; None when the object that there is is not visible in any frame."""
         expression, anchor = source
         chosen = sample_frames(len(expression.frames), anchor, self.num_frames, rng)
         names = [expression.frames[position] for position in chosen]
         masks = self.reader.read_objects([expression], names)[0]
-        if not masks.any():
+        if expression.has_object and not masks.any():
             return None
         frames = torch.from_numpy(self.reader.read_frames(expression.video, names)).permute(0, 3, 1, 2)
         clip = self.transform(Clip(frames, torch.from_numpy(masks).to(torch.uint8), expression.caption), rng)
-        if not clip.masks.any():
+        if expression.has_object and not clip.masks.any():
             return None
-        label = self._labels[self.reader.category(expression)] if self._labels else 0
+        label = self._labels[self.reader.category(expression)] if self._labels and expression.has_object else 0
         return Sample(normalise(clip.frames), clip.caption, make_targets(clip.masks, label), expression.name)
 
     def describe(self, source: tuple[Expression, int]) -> str:
         """For messages."""
         expression, anchor = source
         return f"{expression.name} around frame {expression.frames[anchor]}"
+
+
+def _samples(expressions: Iterable[Expression], num_frames: int) -> list[tuple[Expression, int]]:
+    """Each expression with each anchor frame of its video."""
+    return [(e, anchor) for e in expressions for anchor in anchors(len(e.frames), num_frames)]
+
+
+def _draw_absent(
+    absent: list[tuple[Expression, int]], num_present: int, share: float, seed: int
+) -> list[tuple[Expression, int]]:
+    """As many of the samples without an object as make `share` of all, in their order."""
+    count = min(round(num_present * share / (1 - share)), len(absent))
+    chosen = np.random.default_rng(seed).choice(len(absent), size=count, replace=False)
+    return [absent[i] for i in sorted(chosen)]
 
 
 def _labels(reader: YTVOSReader, num_classes: int) -> dict[str, int]:

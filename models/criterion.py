@@ -80,6 +80,9 @@ class Criterion(nn.Module):
     ) -> dict[str, Tensor]:
         """Unweighted losses of one layer, before the division by the number of visible boxes.
 
+        A clip without its object has the class loss alone: all its queries are background, and none is to be given a
+        box or a mask.
+
         Args:
             output: of the layer.
             matched: (B,) query of each clip's object.
@@ -90,6 +93,7 @@ class Criterion(nn.Module):
         positive = torch.zeros_like(logits)
         one_hot = F.one_hot(labels, logits.shape[-1]).to(logits.dtype) * visible[..., None]  # (B, T, K)
         positive[clips, :, matched] = one_hot
+        present = visible.any(1).to(logits.dtype)  # (B,)
         predicted_boxes = output.boxes[clips, :, matched].float()  # (B, T, 4)
         predicted_masks = output.mask_logits[clips, :, matched].float().flatten(1)  # (B, T h w)
         target = masks.flatten(1)
@@ -98,10 +102,10 @@ class Criterion(nn.Module):
         giou = generalized_box_iou(box_cxcywh_to_xyxy(predicted_boxes), box_cxcywh_to_xyxy(boxes))
         return {
             "class": focal_loss(logits, positive, self.alpha, self.gamma).sum(),
-            "l1": (predicted_boxes - boxes).abs().sum(),
-            "giou": (1 - giou).sum(),
-            "mask": focal_loss(predicted_masks, target, self.alpha, self.gamma).mean(1).sum(),
-            "dice": (1 - (2 * intersection + 1) / (probability.sum(1) + target.sum(1) + 1)).sum(),
+            "l1": ((predicted_boxes - boxes).abs().sum((1, 2)) * present).sum(),
+            "giou": ((1 - giou).sum(1) * present).sum(),
+            "mask": (focal_loss(predicted_masks, target, self.alpha, self.gamma).mean(1) * present).sum(),
+            "dice": ((1 - (2 * intersection + 1) / (probability.sum(1) + target.sum(1) + 1)) * present).sum(),
         }
 
 

@@ -78,6 +78,49 @@ def test_every_clip_shows_its_object(tmp_path: Path) -> None:
     assert replaced > 0
 
 
+def add_absent(root: Path, per_video: int) -> Path:
+    def add(videos: dict) -> None:
+        for entry in videos.values():
+            for number in range(per_video):
+                entry["expressions"][f"absent{number}"] = {"exp": f"the ring of colour {number}", "obj_id": "0"}
+
+    change_meta(root, "train", add)
+    return root
+
+
+def is_absent(sample: Sample) -> bool:
+    return "/absent" in sample.name
+
+
+def test_sentences_without_an_object_are_a_share_of_the_clips(tmp_path: Path) -> None:
+    add_absent(write_tree(tmp_path, num_frames=12), per_video=6)
+    present = dataset(tmp_path, AUGMENTED).samples
+    for share, count in ((0.2, 4), (0.5, 16), (0.9, 48)):  # 16 clips have an object; 48 at most have none
+        clips = dataset(tmp_path, AUGMENTED, absent_share=share)
+        assert clips.samples[: len(present)] == present
+        absent = clips.samples[len(present) :]
+        assert len(absent) == len(set(absent)) == count
+        assert absent == dataset(tmp_path, AUGMENTED, absent_share=share).samples[len(present) :]
+    samples = [clips[0, index] for index in range(len(clips))]
+    assert all(map(is_absent, samples[16:]))
+    for sample in filter(is_absent, samples):
+        targets = sample.targets
+        assert not targets.visible.any() and not targets.masks.any() and (targets.boxes == 0).all()
+    others = [dataset(tmp_path, AUGMENTED, absent_share=0.2, seed=seed).samples[16:] for seed in range(4)]
+    assert any(other != others[0] for other in others)
+
+
+def test_sentences_without_an_object_have_no_category(tmp_path: Path) -> None:
+    clips = dataset(add_absent(write_tree(tmp_path), per_video=2), absent_share=0.5, num_classes=65)
+    labels = {int(label) for index in range(8, 12) for label in clips[0, index].targets.labels}
+    assert labels == {0}
+
+
+def test_a_share_of_sentences_without_an_object_needs_some(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"every expression has its object in the video; set data\.absent_share to 0"):
+        dataset(write_tree(tmp_path), absent_share=0.3)
+
+
 def test_videos_shorter_than_the_clip(tmp_path: Path) -> None:
     clips = dataset(write_tree(tmp_path, num_frames=2), num_frames=5)
     assert len(clips) == 4 and clips[0, 0].frames.shape[0] == 5

@@ -36,6 +36,8 @@ def _expected(output: LayerOutput, targets: list[ClipTargets], matched: list[int
                 for k in range(num_classes):
                     positive = n == query and bool(target.visible[t]) and k == int(target.labels[t])
                     losses["class"] += _focal(float(output.class_logits[b, t, n, k]), positive)
+            if not target.visible.any():
+                continue
             box, truth = output.boxes[b, t, query].tolist(), target.boxes[t].tolist()
             losses["l1"] += sum(abs(u - v) for u, v in zip(box, truth, strict=True))
             losses["giou"] += 1 - giou(box, truth)
@@ -46,6 +48,8 @@ def _expected(output: LayerOutput, targets: list[ClipTargets], matched: list[int
                     p = 1 / (1 + math.exp(-logit))
                     focal += _focal(logit, g)
                     intersection, sums, pixels = intersection + p * g, sums + p + g, pixels + 1
+        if not target.visible.any():
+            continue
         losses["mask"] += focal / pixels
         losses["dice"] += 1 - (2 * intersection + 1) / (sums + 1)
     return {name: WEIGHTS[name] * value / num_boxes for name, value in losses.items()}
@@ -131,6 +135,20 @@ def test_only_the_matched_query_is_pulled() -> None:
         assert (output.boxes.grad[b][:, query] != 0).any() and (output.mask_logits.grad[b][:, query] != 0).all()
         assert (output.class_logits.grad[b][:, others] > 0).all()  # down
         assert ((output.class_logits.grad[b][:, query, 0] < 0) == targets[b].visible).all()  # up where it is visible
+
+
+@pytest.mark.parametrize("visible", [VISIBLE["never"], VISIBLE["one clip never"]], ids=["alone", "beside another"])
+def test_a_clip_without_its_object_pulls_every_score_down_and_nothing_else(visible: list[list[bool]]) -> None:
+    outputs, targets = [_output(2, 3, 1, seed) for seed in (0, 1)], _targets(visible, 1)
+    losses = Criterion()(outputs, targets)
+    total = sum(losses.values())
+    assert total.isfinite() and total > 0
+    total.backward()
+    for output in outputs:
+        assert (output.class_logits.grad[0] > 0).all()
+        assert (output.boxes.grad[0] == 0).all() and (output.mask_logits.grad[0] == 0).all()
+    if not any(map(any, visible)):
+        assert all((value == 0) == (not name.startswith("class")) for name, value in losses.items())
 
 
 def _one_query(output: LayerOutput) -> LayerOutput:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.shapes_absent import NO_OBJECT, SIMILAR, write_absent_expressions
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_video import generate_video
 from models.predictor import Predictor
@@ -39,3 +40,21 @@ def test_bfloat16_masks_overlap_float32_ones(videos):
     intersection = sum((a & b).sum() for a, b in zip(full, half, strict=True))
     union = sum((a | b).sum() for a, b in zip(full, half, strict=True))
     assert intersection / union >= 0.98
+
+
+def test_sentences_without_an_object_are_told_from_those_with_one():
+    predictor = Predictor.from_checkpoint(WEIGHTS, device="cpu")
+    settings = VideoSettings(num_frames=1)
+    found: dict[bool, list[bool]] = {True: [], False: []}
+    for i in range(20):
+        rng = np.random.default_rng((778, i))
+        image = generate_video(rng, settings, i)
+        absent = [e for e in write_absent_expressions(rng, image.scene, 4) if e.kind == SIMILAR]
+        expressions = [*image.expressions, *absent]
+        predictions = predictor.predict(predictor.encode(image.frames), [e.sentence for e in expressions])
+        for expression, prediction in zip(expressions, predictions, strict=True):
+            there = predictor.presence.in_frames(np.asarray(prediction.scores))
+            found[expression.object_id != NO_OBJECT].append(bool(there.any()))
+    assert len(found[False]) >= 20
+    assert np.mean(found[True]) >= 0.85
+    assert np.mean(found[False]) <= 0.5  # shape and colour are both there, so that both words must be read

@@ -5,14 +5,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from datasets.clips import ClipDataset
+from datasets.collate import collate
 from datasets.shapes_absent import NO_OBJECT, SIMILAR, STRANGE, write_absent_expressions
 from datasets.shapes_language import matching_objects, parse
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_video import generate_video
 from datasets.shapes_ytvos import write_ytvos
+from datasets.transforms import ClipTransform
 from datasets.ytvos import YTVOSReader
+from models.criterion import Criterion
+from models.outputs import LayerOutput
+from tests.small_model import small_model
 
 SETTINGS = VideoSettings(num_frames=3, height=64, width=96)
 
@@ -58,7 +64,7 @@ def test_everything_but_the_added_sentences_is_the_same(tmp_path: Path):
             assert {key: new[video]["expressions"][key] for key in entry["expressions"]} == entry["expressions"]
 
 
-def test_they_have_empty_masks_and_are_not_trained_on(tmp_path: Path):
+def test_they_have_empty_masks_and_are_trained_on_only_if_asked_for(tmp_path: Path):
     reader = YTVOSReader(write(tmp_path / "data", 4), "train")
     absent = [e for e in reader.expressions if e.obj_id == 0]
     assert absent
@@ -68,6 +74,35 @@ def test_they_have_empty_masks_and_are_not_trained_on(tmp_path: Path):
     clips = ClipDataset(reader, num_frames=2, transform=None)
     assert {expression.obj_id for expression, _ in clips.samples}.isdisjoint({0})
     assert len({expression.name for expression, _ in clips.samples}) == len(reader.expressions) - len(absent)
+    clips = ClipDataset(reader, num_frames=2, transform=None, absent_share=0.9)
+    assert len({expression.name for expression, _ in clips.samples}) == len(reader.expressions)
+
+
+def test_training_on_them_lowers_the_scores_of_all_queries_and_asks_for_no_mask(tmp_path: Path):
+    reader = YTVOSReader(write(tmp_path / "data", 4), "train")
+    transform = ClipTransform(short_sides=(64,), max_long_side=96, augment=False)
+    clips = ClipDataset(reader, num_frames=2, transform=transform, absent_share=0.9)
+    absent = [i for i, (expression, _) in enumerate(clips.samples) if not expression.has_object]
+    batch = collate([clips[0, i] for i in absent[:3]])
+    model, criterion = small_model(), Criterion()
+
+    def run() -> tuple[list[LayerOutput], dict[str, torch.Tensor]]:
+        outputs = model(batch.frames, batch.padding_mask, batch.captions, batch.frame_sizes)
+        return outputs, criterion(outputs, batch.targets)
+
+    before, losses = run()
+    assert all(value.isfinite() for value in losses.values())
+    assert {name for name, value in losses.items() if value > 0} == {"class", "class_0"}
+    sum(losses.values()).backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert any(gradient.any() for gradient in gradients.values())
+    assert not any(gradient.any() for name, gradient in gradients.items() if "mask_features" in name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 * parameter.grad
+    after, _ = run()
+    assert all((b.class_logits < a.class_logits).all() for a, b in zip(before, after, strict=True))
 
 
 def test_a_negative_number_of_them_is_refused(tmp_path: Path):

@@ -63,6 +63,8 @@ class DataConfig:
         refcoco_sets: which of `refcoco`, `refcoco+` and `refcocog` are read.
         train_split: split that is trained on.
         eval_split: split that is evaluated (its folder must hold annotations).
+        absent_share: share of the training clips whose sentence means nothing in the video (`"obj_id": "0"`, in the
+            Ref-YouTube-VOS layout alone): there, no query may claim to see an object. 0 leaves them out.
         num_frames: frames T of a training clip.
         augment: random flip, colours, size and crop; false only resizes.
         flip_probability: of the horizontal flip, which swaps left and right in the caption.
@@ -85,6 +87,7 @@ class DataConfig:
     refcoco_sets: tuple[str, ...] = ("refcoco", "refcoco+", "refcocog")
     train_split: str = "train"
     eval_split: str = "valid"
+    absent_share: float = 0.0
     num_frames: int = 5
     augment: bool = True
     flip_probability: float = 0.5
@@ -104,6 +107,13 @@ class DataConfig:
         positive(self, "num_frames", "max_long_side")
         within(self, 0, 1, "flip_probability", "crop_probability")
         not_negative(self, "num_workers", "cache_bytes")
+        if not 0 <= self.absent_share < 1:
+            raise ValueError(f"data.absent_share is {self.absent_share}; it must be at least 0 and below 1")
+        if self.absent_share and self.dataset not in ("ytvos", "joint"):
+            raise ValueError(
+                f"data.absent_share is {self.absent_share}; of {self.dataset} no sentence is known to mean nothing, "
+                "set it to 0"
+            )
         if not self.short_sides or min(self.short_sides) < 1:
             raise ValueError(f"data.short_sides is {self.short_sides}; give at least one positive size")
         if self.crop_probability and (not self.crop_short_sides or min(self.crop_short_sides) < 1):
