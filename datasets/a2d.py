@@ -82,7 +82,7 @@ def _sample(entry: Any, where: str) -> FrameSample:
     try:
         query, video, frame, instance = entry
         frame, instance = int(frame), int(instance)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where} is not [query, video, frame, instance] but {entry!r}") from error
     if frame < 1:
         raise ValueError(f"{where}: frames are numbered from 1, not {frame}")

@@ -115,7 +115,7 @@ def _sample(entry: Any, where: str) -> tuple[FrameSample, int]:
         video, frame_path, _, num_frames, query = entry
         _, action, folder, file = PurePosixPath(frame_path).parts[-4:]
         frame, num_frames = int(PurePosixPath(file).stem), int(num_frames)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(
             f"{where} is not [video, frame path, mask path, number of frames, query]: {entry!r}"
         ) from error

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from pycocotools import mask as coco_mask
 from datasets.annotated_frames import caption_of
 from datasets.files import member, read_json, read_picture
 from datasets.refcoco_release import converted_path, image_path
-from util.rle import RLE, check_rle
+from util.rle import MAX_PIXELS, RLE, check_rle
 from util.submission import check_name
 
 logger = logging.getLogger(__name__)
@@ -143,14 +144,18 @@ def _sample(images: dict[Any, Any], annotation: Any, name: str, where: str, shar
         if image is None:
             raise ValueError("it is of no image in the file")
         size = (int(image["height"]), int(image["width"]))
+        if min(size) < 1 or size[0] * size[1] > MAX_PIXELS:
+            raise ValueError(f"no image is {size[0]} x {size[1]}")
         box = tuple(float(side) for side in annotation["bbox"])
+        if not all(-math.inf < side < math.inf for side in box):
+            raise ValueError(f"its box is {box}")
         original = annotation.get("original_id", ("sentence", annotation["id"]))
         if original not in shared:
             shared[original] = _segmentation(annotation["segmentation"], size, where)
         x, y, w, h = box
         number, category = int(annotation["id"]), int(annotation["category_id"])
         file_name = check_name(image["file_name"], f"{where}: image")
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{where} is malformed ({error!r}); convert the release again") from error
     caption = caption_of(image.get("caption"), f"{where}: the caption")
     return ImageSample(name, number, file_name, size, caption, category, (x, y, w, h), shared[original])
@@ -165,6 +170,9 @@ def _segmentation(value: Any, size: tuple[int, int], where: str) -> tuple[np.nda
     polygons = tuple(np.asarray(polygon, np.float64) for polygon in value)
     if any(p.ndim != 1 or p.size % 2 or not np.isfinite(p).all() for p in polygons):
         raise ValueError("a polygon is a list of numbers, x and y in turn")
+    # its edges are walked pixel by pixel, outside the image too; real ones leave it by a little
+    if any(p.size and np.abs(p).max() > 2 * max(size) for p in polygons):
+        raise ValueError(f"a polygon is far outside its image of {size}")
     areas = tuple(p for p in polygons if p.size >= 6)  # a point or a line, as COCO has some, covers nothing
     if not areas:
         raise ValueError("an object needs a polygon of at least three points, x and y in turn")

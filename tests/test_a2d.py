@@ -164,6 +164,7 @@ def test_a_truth_of_other_samples_is_refused(copy: Path) -> None:
         ("[]", "not a list of samples"),
         ("{}", "not a list of samples"),
         ('[["a ball", "v", 1]]', "sample 0 is not"),
+        ('[["a ball", "v", Infinity, 0]]', "sample 0 is not"),
         ('[["a ball", "../v", 1, 0]]', "cannot name"),
         ('[["a ball", "v", 0, 0]]', "numbered from 1"),
         ('[["...", "v", 1, 0]]', "no words"),

@@ -109,6 +109,7 @@ def test_files_that_are_there_are_kept_and_the_seed_decides_the_others(prepared:
     ("entry", "message"),
     [
         (["v", "a/b"], "sample 0 is not"),
+        (["v", "x/Rename_Images/act/v/00001.png", "m", float("inf"), "a man"], "sample 0 is not"),
         (["v", "x/Rename_Images/act/v/00009.png", "m", 5, "a man"], "not one of the 5 frames"),
         (["v", "x/Rename_Images/act/w/00001.png", "m", 5, "a man"], "not one of the 5 frames"),
         (["..", "x/Rename_Images/act/../00001.png", "m", 5, "a man"], "cannot name"),

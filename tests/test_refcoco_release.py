@@ -196,6 +196,29 @@ def test_lines_and_points_among_the_polygons_cover_nothing(release: Path, tmp_pa
         RefCOCOReader(tmp_path, "val", ("refcoco",))
 
 
+@pytest.mark.parametrize(
+    ("key", "name", "value", "words"),
+    [
+        ("images", "height", 10**12, "no image is"),
+        ("images", "width", 0, "no image is"),
+        ("images", "width", float("inf"), "infinity"),
+        ("annotations", "bbox", [0, 0, float("inf"), 4], "its box is"),
+        ("annotations", "segmentation", [[0, 0, 1e12, 0, 9, 9]], "far outside its image"),
+    ],
+)
+def test_sizes_without_limit_are_refused(
+    release: Path, tmp_path: Path, key: str, name: str, value: object, words: str
+) -> None:
+    """pycocotools walks along every edge of a polygon, whatever its length, and decodes a mask of any size."""
+    content = json.loads(converted_path(release, "refcoco", "val").read_text())
+    content[key][0][name] = value
+    path = converted_path(tmp_path, "refcoco", "val")
+    path.parent.mkdir()
+    path.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=f"annotation 1 is malformed.*{words}"):
+        RefCOCOReader(tmp_path, "val", ("refcoco",))
+
+
 @pytest.mark.parametrize("key", ["images", "annotations"])
 def test_ids_that_are_no_numbers_are_named(release: Path, tmp_path: Path, key: str) -> None:
     content = json.loads(converted_path(release, "refcoco", "val").read_text())

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -155,7 +155,7 @@ def gather_objects(value: T) -> list[T]:
     return gathered
 
 
-def gather_by_index(found: Mapping[int, T], count: int) -> list[T]:
+def gather_by_index(found: dict[int, T], count: int) -> list[T]:
     """What the processes have found of `count` things, each of exactly one of them, in order; on every process."""
     gathered: dict[int, T] = {}
     for part in gather_objects(found):
