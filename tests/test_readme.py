@@ -1,8 +1,11 @@
-"""What the README says: its files exist, its settings are known, its Python example runs."""
+"""What the README and its pages say: files exist, settings are known, links lead somewhere, examples run."""
 
+import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,12 +14,14 @@ import pytest
 from util.cli import parse
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, flags=re.DOTALL)
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+BLOCKS = [
+    block for text in PAGES.values() for block in re.findall(r"```(bash|python)\n(.*?)```", text, flags=re.DOTALL)
+]
 
 
 def commands() -> list[str]:
-    """Every command of the README's shell blocks, continued lines joined, comments left out."""
+    """Every command of the shell blocks, continued lines joined, comments left out."""
     text = "\n".join(block for language, block in BLOCKS if language == "bash").replace("\\\n", " ")
     return [
         " ".join(shlex.split(line, comments=True)) for line in text.splitlines() if shlex.split(line, comments=True)
@@ -25,10 +30,43 @@ def commands() -> list[str]:
 
 def test_named_files_exist():
     named = re.findall(
-        r"(?:^|[\s`(])((?:\./)?(?:configs|scripts|models|datasets|util|ops|tests|docs)/[\w/.]+\.\w+)", README
+        r"(?:^|[\s`(])((?:\./)?(?:configs|scripts|models|datasets|util|ops|tests|docs)/[\w/.]+\.\w+)",
+        "\n".join(PAGES.values()),
     )
     assert len(named) > 20
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_links_lead_to_pages_and_headings():
+    linked = set()
+    for path, text in PAGES.items():
+        for target, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)", text):
+            page = (path.parent / target).resolve() if target else path
+            assert page.exists(), f"{path.name}: {target}"
+            linked.add(page)
+            headings = re.findall(r"^#+ (.*)", PAGES.get(page, ""), flags=re.MULTILINE)
+            assert not anchor or anchor in [re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings]
+    assert set(PAGES) - linked == {ROOT / "README.md"}  # every page can be found
+
+
+@pytest.mark.slow
+def test_every_benchmark_can_be_tried(tmp_path: Path):
+    """The page's commands as they stand, in a copy of the checkout made of links."""
+    for entry in ROOT.iterdir():
+        if entry.name not in ("data", "runs", "results"):
+            (tmp_path / entry.name).symlink_to(entry)
+    page = PAGES[ROOT / "docs" / "try_it.md"]
+    script = "set -e\n" + "\n".join(re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL))
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    scores = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    davis, a2d, jhmdb, refcoco, mevis = scores[:5]
+    assert set(davis) >= {"anno_0", "anno_1", "anno_2", "anno_3", "mean"}
+    assert 0.4 < davis["mean"]["J&F"] <= 1  # the weights know shapes
+    assert min(a2d["mAP"], jhmdb["mean_IoU"], mevis["J&F"]) > 0.2
+    assert set(refcoco) == {"refcoco testA", "refcoco testB"}
+    assert (tmp_path / "runs" / "try_a2d" / "checkpoint.pth").is_file()
 
 
 @pytest.mark.parametrize("command", [c for c in commands() if " main.py " in c and "--help" not in c])
