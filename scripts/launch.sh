@@ -47,6 +47,8 @@ if is_first is not None:
 }
 
 parallel() { # PROGRAM [OPTIONS]: as many processes as asked for, on this machine as part of all
+    # One process needs no torchrun, whose report of a failure buries the process's own line.
+    ((gpus * nodes > 1)) || exec "$python" "$@"
     local where=(--standalone)
     if ((nodes > 1)); then
         [[ -n ${MASTER_ADDR:-} ]] || fail "NODES is $nodes; name the first machine in MASTER_ADDR, on all of them"
