@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -27,7 +27,8 @@ from resuming import carry_over_log, check_same_model, describe_order, is_in, pa
 from util.checkpoint_io import NEWEST, CheckpointError, find_newest, keep_copy, load_checkpoint, save_checkpoint
 from util.config import Config
 from util.disk import writing
-from util.distributed import ProcessInfo, barrier, broadcast_object, gather_objects, is_main_process
+from util.distributed import ProcessInfo, all_reduce_max, barrier, broadcast_object, gather_objects, is_main_process
+from util.interruption import Interrupted, StopRequest
 from util.logs import RunLog
 from util.masks import write_bytes
 from util.optim import build_optimizer, build_schedule
@@ -46,6 +47,7 @@ class Fitting:
         network: whose weights are trained, and saved.
         run: how `network` is trained, and how far it has come.
         videos: what is evaluated, or None when nothing is.
+        stop: whether the run is asked to stop.
     """
 
     config: Config
@@ -53,6 +55,7 @@ class Fitting:
     network: nn.Module
     run: TrainingRun
     videos: VideoDataset | FrameWindows | RefCOCOReader | None
+    stop: StopRequest = field(default_factory=StopRequest)
 
     @property
     def checkpoint_path(self) -> Path:
@@ -67,6 +70,9 @@ class Fitting:
 
         Returns:
             the last epoch's record.
+
+        Raises:
+            Interrupted: a signal asked the run to stop, which has done the step in progress and saved.
         """
         run, epochs = self.run, self.config.optim.epochs
         if record is not None and broadcast_object(run.log is not None and run.log.last_epoch < record["epoch"]):
@@ -75,14 +81,17 @@ class Fitting:
             logger.info("all %d epochs are done already", epochs)
         while run.epoch < epochs:
             try:
-                record = train_one_epoch(run, self.save_now_and_then)
+                record = train_one_epoch(run, self.after_step)
             except FloatingPointError as error:
                 raise FloatingPointError(f"{error}. {self._advice()}") from error
             self.save(record)
             if self.config.train.keep_epochs and is_main_process():
                 path = self.checkpoint_path
                 keep_copy(path, path.with_name(f"checkpoint_{run.epoch:04d}.pth"))
+            self.stop_if_asked()
             record = self.finish_epoch(record)
+            if run.epoch < epochs:
+                self.stop_if_asked()
         barrier()  # files are complete when any process leaves
         return record or {}
 
@@ -103,8 +112,13 @@ class Fitting:
         """Evaluate when it is time to, and write the epoch's record."""
         done, every, log = record["epoch"] + 1, self.config.train.eval_every_epochs, self.run.log
         if self.videos is not None and (done % every == 0 or done == self.config.optim.epochs):
-            with preserved_random_state(self.process.device):
-                scores = evaluate_network(self.config, self.network, self.process, self.videos)
+            try:
+                # resuming evaluates again
+                with self.stop.raising(), preserved_random_state(self.process.device):
+                    scores = evaluate_network(self.config, self.network, self.process, self.videos)
+            except Interrupted as interrupt:
+                self._tell(interrupt)
+                raise
             record = record | {"eval": scores}
             if log is not None:
                 numbers = {name: value for name, value in scores.items() if isinstance(value, float)}
@@ -113,11 +127,36 @@ class Fitting:
             log.record(record)
         return record
 
-    def save_now_and_then(self) -> None:
-        """Save in the middle of an epoch, every `train.save_every_steps` steps."""
-        every = self.config.train.save_every_steps
-        if every and self.run.step % every == 0:
+    def after_step(self) -> None:
+        """Save in the middle of an epoch, every `train.save_every_steps` steps and before the run stops as asked."""
+        every, signum = self.config.train.save_every_steps, self._signum()
+        if signum is not None or (every and self.run.step % every == 0):
             self.save(None)
+        if signum is not None:
+            self._leave(signum)
+
+    def stop_if_asked(self) -> None:
+        """Between a save and the next step. All processes have to call this. Raises Interrupted."""
+        if (signum := self._signum()) is not None:
+            self._leave(signum)
+
+    def _signum(self) -> int | None:
+        """The signal that any process has received, the same on all of them: they have to stop after the same step."""
+        return all_reduce_max(self.stop.signum or 0, self.process.device) or None
+
+    def _leave(self, signum: int) -> NoReturn:
+        interrupt = Interrupted(signum)
+        self._tell(interrupt)
+        barrier()  # torchrun ends all processes as soon as one has gone
+        raise interrupt
+
+    def _tell(self, interrupt: Interrupted) -> None:
+        path, step = find_newest(self.config.train.output_dir), self.run.step
+        if path is None:  # it resumed elsewhere
+            logger.warning("stopped by %s at step %d; the same command starts there again", interrupt, step)
+        else:
+            advice = "go on with the same command and --train.resume auto"
+            logger.warning("stopped by %s after step %d, which %s holds: %s", interrupt, step, path, advice)
 
     def save(self, record: dict[str, Any] | None) -> None:
         """Save all that the run needs to go on; every process takes part, the main one writes.
@@ -169,6 +208,7 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
         ValueError, FileNotFoundError: a setting or a file is wrong.
         FloatingPointError: a loss is not finite.
         OSError: a checkpoint cannot be saved. In both cases the last one stays.
+        Interrupted: SIGINT or SIGTERM asked the run to stop; what it has done is saved.
     """
     folder, train = Path(config.train.output_dir), config.train
     videos = build_eval_data(config) if train.eval_every_epochs else None
@@ -200,11 +240,13 @@ def fit(config: Config, process: ProcessInfo) -> dict[str, Any]:
         run.log = RunLog(folder, run.step + 1, run.epoch)
         with writing(folder / "config.json"):
             write_bytes(folder / "config.json", (json.dumps(config.to_dict(), indent=1) + "\n").encode())
-    try:
-        return Fitting(config, process, network, run, videos).fit_epochs(record)
-    finally:
-        if run.log is not None:
-            run.log.close()
+    stop = StopRequest()
+    with stop.listening():
+        try:
+            return Fitting(config, process, network, run, videos, stop).fit_epochs(record)
+        finally:
+            if run.log is not None:
+                run.log.close()
 
 
 def build_network(

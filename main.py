@@ -41,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
     Raises:
         ValueError, OSError, FloatingPointError: a mistake in settings or files, a full disk, a loss that is not finite.
+        Interrupted: a signal has stopped the training, whose checkpoint is saved.
     """
     config = parse(argv, description=__doc__)
     set_up_logging()

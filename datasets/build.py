@@ -26,6 +26,7 @@ from datasets.videos import VideoDataset
 from datasets.ytvos import YTVOSReader
 from util.batch import Batch
 from util.config import Config
+from util.interruption import leave_signals_to_main_process
 
 
 class ClipLoader(DataLoader):
@@ -94,7 +95,7 @@ def build_train_loader(config: Config, rank: int = 0, world_size: int = 1) -> tu
         num_workers=config.data.num_workers,
         persistent_workers=config.data.num_workers > 0,
         pin_memory=config.train.device != "cpu" and torch.cuda.is_available(),
-        worker_init_fn=use_one_thread,
+        worker_init_fn=set_up_worker,
         # a generator of its own: the loader would otherwise draw from the one that dropout and resuming rely on
         generator=torch.Generator().manual_seed(config.train.seed),
     )
@@ -129,7 +130,7 @@ def build_window_loader(windows: FrameWindows, indices: Sequence[int], num_worke
         batch_size=1,
         collate_fn=collate,
         num_workers=num_workers,
-        worker_init_fn=use_one_thread,
+        worker_init_fn=set_up_worker,
         generator=torch.Generator(),  # of its own, so that evaluating changes no random state
     )
 
@@ -150,8 +151,14 @@ def build_eval_videos(config: Config, split: str | None = None) -> VideoDataset:
     return VideoDataset(data.root, split, skip_broken=data.skip_broken, reader=reader)
 
 
-def use_one_thread(worker_id: int) -> None:
-    """Keep a loader process to one core; there are as many processes as the configuration asks for."""
+def set_up_worker(worker_id: int) -> None:
+    """A loader process keeps to one core and, when the run is asked to stop, to its work: a step waits for it."""
+    leave_signals_to_main_process()
+    use_one_thread()
+
+
+def use_one_thread() -> None:
+    """Keep this process to one core; there are as many loader processes as the configuration asks for."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
 

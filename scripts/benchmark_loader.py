@@ -93,7 +93,7 @@ def clips_per_second(config: Config, seconds: float) -> float:
 
 def stage_seconds(config: Config, num_clips: int) -> dict[str, float]:
     """Seconds a clip of each stage, one after the other in this process on one core."""
-    use_one_thread(0)
+    use_one_thread()
     dataset, totals = build_clip_dataset(config), defaultdict(float)
     transform = dataset.transform
 

@@ -146,6 +146,20 @@ def all_reduce_mean(tensor: Tensor) -> Tensor:
     return result
 
 
+def all_reduce_max(value: int, device: torch.device) -> int:
+    """The largest of the processes' whole numbers, on every process.
+
+    Args:
+        value: of this process.
+        device: of this process.
+    """
+    if get_world_size() == 1:
+        return value
+    largest = torch.tensor(value, device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest.item())
+
+
 def gather_objects(value: T) -> list[T]:
     """The values of all processes in the order of their ranks, on every process."""
     if get_world_size() == 1:

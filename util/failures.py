@@ -8,6 +8,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
+from util.interruption import Interrupted, exit_status
+
 USER_ERRORS = (ValueError, OSError, FloatingPointError)
 # torchrun ends all processes as soon as one has ended with an error.
 SECONDS_FOR_MAIN_PROCESS = 10.0
@@ -22,6 +24,8 @@ def told_in_one_line(tell: Callable[[Exception], None] | None = None) -> Iterato
     and are ended with it. What is wrong in one process only is told by that one. A RuntimeError may be no more than the
     connection to a process that has failed, so that one is given time too.
 
+    Ctrl-C ends the program without a traceback, with status 130, or after a signal that it has handled with that one's.
+
     Args:
         tell: prints the line; None prints it to the console behind `error: `.
     """
@@ -33,6 +37,10 @@ def told_in_one_line(tell: Callable[[Exception], None] | None = None) -> Iterato
             sys.exit(f"error: {problem}")
         tell(problem)
         sys.exit(1)
+    except KeyboardInterrupt as interrupt:
+        if not isinstance(interrupt, Interrupted):
+            print("interrupted", file=sys.stderr)  # noqa: T201 (the program's own output)
+        sys.exit(exit_status(interrupt))
     except RuntimeError:
         if _num_processes() > 1:
             time.sleep(SECONDS_FOR_CAUSE)
