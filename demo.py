@@ -26,14 +26,15 @@ from datasets.shapes_sample import SENTENCES, SampleClip
 from models.predictor import Predictor
 from models.propagators import add_propagation_options, build_propagator
 from models.segmentation import check_sentences
+from util.export import result_folder
 from util.frame_source import FrameSource
 from util.logs import set_up_logging
-from util.submission import check_name
 from util.video_reader import open_video
 
 logger = logging.getLogger(__name__)
 
 SHIPPED_WEIGHTS = Path(__file__).resolve().parent / "configs" / "quickstart_weights.pth"
+DEFAULT_FOLDER = Path("runs") / "demo"
 EPILOG = "Words at the end are sentences: put each in quotes."
 
 
@@ -48,7 +49,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--checkpoint", type=Path, default=SHIPPED_WEIGHTS, help="ours or a published one")
     parser.add_argument("--text_encoder", default="roberta-base", help="tokenizer of a published checkpoint")
-    parser.add_argument("--output_dir", type=Path, help="default: runs/demo/<name of the video>")
+    parser.add_argument(
+        "--output_dir",
+        type=Path,
+        help="default: runs/demo/<name of the video>, with its suffix where that holds another's results",
+    )
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto")
     parser.add_argument("--no_masks", action="store_true", help="do not write the PNG of every mask")
     parser.add_argument("--max_frames", type=int, help="stop after so many frames")
@@ -91,7 +96,9 @@ def run(args: argparse.Namespace) -> Path:
     """Segment a video and write the results; returns their folder."""
     sentences = check_sentences(args.sentences)
     source: FrameSource = SampleClip() if args.sample else open_video(args.video)
-    folder = args.output_dir or Path("runs/demo") / _folder_name(source.name)
+    folder = args.output_dir or result_folder(DEFAULT_FOLDER, source)
+    if (folder / "results.json").exists():
+        logger.info("the results in %s will be replaced", folder)
     predictor = build_predictor(args)
     propagator = build_propagator(args.propagate, args.sam2_weights, predictor.device)
     total = source.num_frames
@@ -121,13 +128,6 @@ def serve_page(args: argparse.Namespace) -> None:
     )
     limits = Limits(max_megabytes=args.max_megabytes, max_seconds=args.max_seconds)
     serve(predictors, PageSettings(host=args.host, port=args.port, limits=limits, propagator=sam2))
-
-
-def _folder_name(name: str) -> str:
-    try:
-        return check_name(name, "video")
-    except ValueError:
-        return "video"
 
 
 def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from models.predictor import Predictor, build_predictor
 from util.checkpoint_contents import model_digest
 from util.config import TestConfig
 from util.failures import let_main_process_speak
+from util.mistakes import reword
 
 
 def build_parser(description: str | None = None) -> ArgumentParser:
@@ -65,7 +66,7 @@ def parse_arguments(parser: ArgumentParser, argv: Sequence[str] | None) -> Names
         return parser.parse_args(argv)
     except ArgumentError as error:
         let_main_process_speak()
-        parser.exit(2, f"error: {' '.join(str(error).split())}\n")
+        parser.exit(2, f"error: {reword(parser, ' '.join(str(error).split()))}\n")
 
 
 def load_predictor(args: Namespace, device: torch.device) -> tuple[Predictor, dict[str, Any]]:

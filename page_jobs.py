@@ -93,7 +93,7 @@ class Within(FrameSource):
 
     def __init__(self, source: FrameSource, limits: Limits) -> None:
         self._source, self._limits = source, limits
-        self.name, self.rate, self.num_frames = source.name, source.rate, source.num_frames
+        self.name, self.file, self.rate, self.num_frames = source.name, source.file, source.rate, source.num_frames
         if source.num_frames is not None and source.num_frames > 1:
             self._check_length(source.num_frames / source.rate, source.num_frames)
 

@@ -20,7 +20,7 @@ from datasets.shapes_refcoco import write_refcoco
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_ytvos import write_ytvos
 
-LAYOUTS: dict[str, tuple[Callable[..., None], str]] = {
+LAYOUTS: dict[str, tuple[Callable[..., dict[str, int]], str]] = {
     "ytvos": (write_ytvos, "Ref-YouTube-VOS: JPEGs, palette PNGs, meta.json, meta_expressions"),
     "davis": (write_davis, "Ref-DAVIS17: the DAVIS tree and four text files"),
     "a2d": (write_a2d, "A2D-Sentences: mp4, h5 masks, text annotations; num_valid_videos are those of test"),
@@ -33,31 +33,43 @@ LAYOUTS: dict[str, tuple[Callable[..., None], str]] = {
 def _parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__.splitlines()[0])
     layouts = parser.add_subparsers(dest="layout", required=True)
+    default = "(default: %(default)s)"
     for name, (_, help_text) in LAYOUTS.items():
         layout = layouts.add_parser(name, help=help_text, description=help_text)
         layout.add_argument("root", type=Path, metavar="OUT", help="folder to make")
-        layout.add_argument("--num_videos", type=int, default=8, help="training videos")
+        layout.add_argument("--num_videos", type=int, default=8, help=f"training videos {default}")
         if name != "jhmdb":
             layout.add_argument("--num_valid_videos", type=int, help="default: a quarter of num_videos, at least 2")
-        layout.add_argument("--num_frames", type=int, default=12, help="frames per video; 1 makes single images")
-        layout.add_argument("--height", type=int, default=160)
-        layout.add_argument("--width", type=int, default=240)
-        layout.add_argument("--seed", type=int, default=0)
+        layout.add_argument(
+            "--num_frames", type=int, default=12, help=f"frames per video; 1 makes single images {default}"
+        )
+        layout.add_argument("--height", type=int, default=160, help=f"of the frames, in pixels, at least 64 {default}")
+        layout.add_argument("--width", type=int, default=240, help=f"of the frames, in pixels, at least 64 {default}")
+        layout.add_argument("--seed", type=int, default=0, help=f"the same seed gives the same bytes {default}")
         if name == "ytvos":
-            layout.add_argument("--num_absent", type=int, default=0, help="sentences a video without their object")
-        layout.add_argument("--num_workers", type=int, default=2, help="processes; changes nothing in the files")
+            layout.add_argument(
+                "--num_absent", type=int, default=0, help=f"sentences a video without their object {default}"
+            )
+        layout.add_argument(
+            "--num_workers", type=int, default=2, help=f"processes; changes nothing in the files {default}"
+        )
+        layout.add_argument(
+            "--overwrite", action="store_true", help="replace a generated set of another layout or of other settings"
+        )
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The program; `arguments` default to those of the command line."""
     options = vars(_parse_arguments(arguments))
-    write, _ = LAYOUTS[options.pop("layout")]
+    layout, root = options.pop("layout"), options.pop("root")
+    write, _ = LAYOUTS[layout]
     try:
         settings = VideoSettings(**{name: options.pop(name) for name in ("num_frames", "height", "width")})
-        write(options.pop("root"), settings, **options)
+        counts = write(root, settings, **options)
     except (ValueError, OSError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from error
+    print(f"{root}: {layout}, {', '.join(f'{count} {what}' for what, count in counts.items())}")  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import cv2
 import h5py
 import numpy as np
 
-from datasets.shapes_files import choose_counts, new_folder, video_generator, write_videos
+from datasets.shapes_files import choose_counts, count_written, new_folder, video_generator, write_videos
 from datasets.shapes_referred import ReferredVideo, generate_referred_video
 from datasets.shapes_scene import SHAPES, VideoSettings
 from util.masks import mask_bounds
@@ -35,7 +35,8 @@ def write_a2d(
     num_valid_videos: int | None = None,
     seed: int = 0,
     num_workers: int = 2,
-) -> None:
+    overwrite: bool = False,
+) -> dict[str, int]:
     """Writes a training and a test set as the owners of A2D-Sentences distribute them, with what is odd about them.
 
     One row of the text annotations has the instance "1 (copy)", one listed video is missed, masks are transposed and
@@ -46,7 +47,8 @@ def write_a2d(
     for name in ("height", "width"):
         if getattr(settings, name) % 2:
             raise ValueError(f"{name} is {getattr(settings, name)}; H.264 needs an even one")
-    with new_folder(root, {"layout": "a2d", "seed": seed, "num_videos": counts, **vars(settings)}) as folder:
+    description = {"layout": "a2d", "seed": seed, "num_videos": counts, **vars(settings)}
+    with new_folder(root, description, overwrite=overwrite) as folder:
         (folder / "Release" / "clips320H").mkdir(parents=True)
         records = write_videos(partial(_write_video, folder, settings, seed), counts, num_workers)
         rows, queries = [], []
@@ -62,6 +64,8 @@ def write_a2d(
         texts = folder / "text_annotations"
         _write_csv(texts / "a2d_annotation.txt", [["video_id", "instance_id", "query"], *queries])
         (texts / "a2d_missed_videos.txt").write_text(f"{_MISSED}\n")
+    num_expressions = sum(len(sentences) for videos in records.values() for *_, sentences in videos)
+    return count_written(records, "videos", num_expressions)
 
 
 def _write_video(

@@ -15,7 +15,15 @@ import cv2
 import numpy as np
 
 from datasets.davis_release import ANNOTATORS, MISSPELT_VIDEOS, VOID
-from datasets.shapes_files import choose_counts, new_folder, video_generator, write_jpeg, write_json, write_videos
+from datasets.shapes_files import (
+    choose_counts,
+    count_written,
+    new_folder,
+    video_generator,
+    write_jpeg,
+    write_json,
+    write_videos,
+)
 from datasets.shapes_referred import ReferredVideo, generate_referred_video
 from datasets.shapes_scene import VideoSettings
 from util.masks import write_object_ids
@@ -31,7 +39,8 @@ def write_davis(
     num_valid_videos: int | None = None,
     seed: int = 0,
     num_workers: int = 2,
-) -> None:
+    overwrite: bool = False,
+) -> dict[str, int]:
     """Writes the two trees of Ref-DAVIS17, with what is odd about the real ones.
 
     The first training videos have the names that the real text files misspell, and are misspelt there; the second
@@ -39,7 +48,8 @@ def write_davis(
     Arguments and errors are those of `shapes_ytvos.write_ytvos`.
     """
     counts = choose_counts(num_videos, num_valid_videos, seed, num_workers)
-    with new_folder(root, {"layout": "davis", "seed": seed, "num_videos": counts, **vars(settings)}) as folder:
+    description = {"layout": "davis", "seed": seed, "num_videos": counts, **vars(settings)}
+    with new_folder(root, description, overwrite=overwrite) as folder:
         records = write_videos(partial(_write_video, folder, settings, seed), counts, num_workers)
         sets = folder / "DAVIS" / "ImageSets" / "2017"
         sets.mkdir(parents=True)
@@ -53,6 +63,7 @@ def write_davis(
         for number, annotator in enumerate(ANNOTATORS):
             lines = [line for name, _, sentences in videos for line in _lines(name, sentences, number)]
             (texts / annotator.file).write_text("".join(lines), encoding=annotator.encoding)
+    return count_written(records, "videos", len(ANNOTATORS) * sum(len(shapes) for _, shapes, _ in videos))
 
 
 def video_name(split: str, index: int) -> str:

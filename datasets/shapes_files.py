@@ -6,7 +6,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -56,15 +56,26 @@ def write_videos(
     return records
 
 
+def count_written(records: Mapping[str, Sequence[Any]], unit: str, num_expressions: int) -> dict[str, int]:
+    """{what: how many} of the records of `write_videos`, for people: `train videos`, `valid videos`, `expressions`."""
+    counts = {f"{split} {unit}": len(found) for split, found in records.items()}
+    return {**counts, "expressions": num_expressions}
+
+
 @contextmanager
-def new_folder(root: Path, description: dict[str, Any]) -> Iterator[Path]:
+def new_folder(root: Path, description: dict[str, Any], *, overwrite: bool = False) -> Iterator[Path]:
     """A temporary folder beside `root` that takes its place when all of it is written, and is removed on an error.
 
+    Args:
+        root: the folder to make, or to make again.
+        description: layout and settings, by which what an earlier run left is told from what this one writes.
+        overwrite: also replace what an earlier run wrote from another description.
+
     Raises:
-        FileExistsError: if `root` exists and this program did not write it.
+        FileExistsError: if `root` exists and this program did not write it, or not from this description.
     """
+    _check_replaceable(Path(root), None if overwrite else description)
     root = Path(root).resolve()
-    _check_replaceable(root)
     partial_root = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial_root, ignore_errors=True)
     partial_root.mkdir(parents=True)
@@ -105,12 +116,16 @@ def _entries(root: Path) -> set[str]:
     return {path.relative_to(root).as_posix() for path in upper | folders}
 
 
-def _check_replaceable(root: Path) -> None:
-    """Raises FileExistsError unless `root` is absent, empty, or what an earlier run wrote with nothing added."""
+def _check_replaceable(root: Path, description: dict[str, Any] | None) -> None:
+    """Raises FileExistsError unless `root` is absent, empty, or what an earlier run wrote with nothing added.
+
+    And from the same description, where there is one.
+    """
     if not root.exists():
         return
     if not root.is_dir():
         raise FileExistsError(f"{root} is a file; give a folder that does not exist yet")
+    record: dict[str, Any] = {}
     try:
         record = json.loads((root / _MARKER).read_text(encoding="utf-8"))
         known = {*record["holds"], _MARKER} if record["program"] == PROGRAM else set()
@@ -122,6 +137,29 @@ def _check_replaceable(root: Path) -> None:
         raise FileExistsError(
             f"{root} holds something this program did not write ({held}); choose another folder or empty this one"
         )
+    if description is not None and known:
+        _check_same(root, record, description)
+
+
+def _check_same(root: Path, record: dict[str, Any], description: dict[str, Any]) -> None:
+    """Raises FileExistsError where a set was generated in another layout or from other settings."""
+    old = {name: value for name, value in record.items() if name not in ("program", "holds")}
+    if old == description:
+        return
+    if old.get("layout") != description["layout"]:
+        found = f"a generated set of the layout {old.get('layout')}, not {description['layout']}"
+    else:
+        names = [name for name in {**old, **description} if old.get(name) != description.get(name)]
+        changes = ", ".join(f"{name} {_words(old.get(name))} -> {_words(description.get(name))}" for name in names)
+        found = f"a generated {old['layout']} set of other settings ({changes})"
+    raise FileExistsError(f"{root} holds {found}; replace it with --overwrite, or give another folder")
+
+
+def _words(value: Any) -> str:
+    """A setting for people; what the description of a set leaves out is none."""
+    if isinstance(value, dict):
+        return " + ".join(str(part) for part in value.values())
+    return "none" if value is None else str(value)
 
 
 def _map(function: Callable[[Any], Any], jobs: list[Any], num_workers: int) -> Iterator[Any]:

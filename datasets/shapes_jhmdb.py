@@ -20,7 +20,15 @@ from datasets.shapes_scene import VideoSettings
 _MAT_TEXT = b"MATLAB 5.0 MAT-file, generated benchmark".ljust(116)
 
 
-def write_jhmdb(root: Path, settings: VideoSettings, *, num_videos: int, seed: int = 0, num_workers: int = 2) -> None:
+def write_jhmdb(
+    root: Path,
+    settings: VideoSettings,
+    *,
+    num_videos: int,
+    seed: int = 0,
+    num_workers: int = 2,
+    overwrite: bool = False,
+) -> dict[str, int]:
     """Writes videos with one sentence each as the owners of JHMDB-Sentences distribute them.
 
     The masks of every second video end one frame early, as some of the real ones do. Arguments and errors are those
@@ -28,10 +36,12 @@ def write_jhmdb(root: Path, settings: VideoSettings, *, num_videos: int, seed: i
     """
     counts = choose_counts(num_videos, 1, seed, num_workers)
     del counts["valid"]
-    with new_folder(root, {"layout": "jhmdb", "seed": seed, "num_videos": num_videos, **vars(settings)}) as folder:
+    description = {"layout": "jhmdb", "seed": seed, "num_videos": num_videos, **vars(settings)}
+    with new_folder(root, description, overwrite=overwrite) as folder:
         records = write_videos(partial(_write_video, folder, settings, seed), counts, num_workers)
         with (folder / "jhmdb_annotation.txt").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([["video_id", "query"], *records["train"]])
+    return {"videos": num_videos, "expressions": len(records["train"])}
 
 
 def _write_video(folder: Path, settings: VideoSettings, seed: int, job: tuple[str, int]) -> tuple[str, str]:

@@ -12,7 +12,15 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from datasets.shapes_files import choose_counts, new_folder, video_generator, write_jpeg, write_json, write_videos
+from datasets.shapes_files import (
+    choose_counts,
+    count_written,
+    new_folder,
+    video_generator,
+    write_jpeg,
+    write_json,
+    write_videos,
+)
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_video import GeneratedVideo, generate_video
 from util.rle import encode_mask
@@ -30,14 +38,16 @@ def write_mevis(
     num_valid_videos: int | None = None,
     seed: int = 0,
     num_workers: int = 2,
-) -> None:
+    overwrite: bool = False,
+) -> dict[str, int]:
     """Writes the splits of MeViS: `num_valid_videos` each of valid_u and valid, which shows the videos of valid_u.
 
     Every video has a sentence about several objects at once. Arguments and errors are those of
     `shapes_ytvos.write_ytvos`.
     """
     counts = choose_counts(num_videos, num_valid_videos, seed, num_workers)
-    with new_folder(root, {"layout": "mevis", "seed": seed, "num_videos": counts, **vars(settings)}) as folder:
+    description = {"layout": "mevis", "seed": seed, "num_videos": counts, **vars(settings)}
+    with new_folder(root, description, overwrite=overwrite) as folder:
         records = write_videos(partial(_write_video, folder, settings, seed), counts, num_workers)
         for split, videos in records.items():
             target, masks = folder / _SPLITS[split], {}
@@ -47,6 +57,8 @@ def write_mevis(
             write_json(target / "mask_dict.json", masks)
         hidden = {name: _withhold(entry) for name, entry, _ in records["valid"]}
         write_json(folder / _WITHHELD / "meta_expressions.json", {"videos": hidden})
+    num_expressions = sum(len(entry["expressions"]) for videos in records.values() for _, entry, _ in videos)
+    return count_written(records, "videos", num_expressions)
 
 
 def _write_video(

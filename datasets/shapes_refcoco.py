@@ -15,7 +15,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-from datasets.shapes_files import choose_counts, new_folder, video_generator, write_jpeg, write_json, write_videos
+from datasets.shapes_files import (
+    choose_counts,
+    count_written,
+    new_folder,
+    video_generator,
+    write_jpeg,
+    write_json,
+    write_videos,
+)
 from datasets.shapes_scene import SHAPES, VideoSettings
 from datasets.shapes_video import generate_video
 
@@ -39,7 +47,8 @@ def write_refcoco(
     num_valid_videos: int | None = None,
     seed: int = 0,
     num_workers: int = 2,
-) -> None:
+    overwrite: bool = False,
+) -> dict[str, int]:
     """Writes images with the annotations of the three sets as their owners distribute them.
 
     Sentences of RefCOCO+ never say where something is; those of RefCOCOg are whole clauses. Masks are polygons, for
@@ -49,7 +58,8 @@ def write_refcoco(
     counts = choose_counts(num_videos, num_valid_videos, seed, num_workers)
     settings = dataclasses.replace(settings, num_frames=1)
     num_each = counts["valid"]
-    with new_folder(root, {"layout": "refcoco", "seed": seed, "num_images": counts, **vars(settings)}) as folder:
+    description = {"layout": "refcoco", "seed": seed, "num_images": counts, **vars(settings)}
+    with new_folder(root, description, overwrite=overwrite) as folder:
         (folder / "train2014").mkdir()
         jobs = {"train": counts["train"], "valid": 3 * num_each}
         records = write_videos(partial(_write_image, folder, settings, seed), jobs, num_workers)
@@ -60,6 +70,8 @@ def write_refcoco(
             for file, splits in pickles.items():
                 refs = _refs(name, images, splits)
                 (folder / name / file).write_bytes(pickle.dumps(refs, protocol=2))
+    num_expressions = sum(len(record["sentences"]) for split in records.values() for record in split)
+    return count_written(records, "images", num_expressions)
 
 
 def _write_image(folder: Path, settings: VideoSettings, seed: int, job: tuple[str, int]) -> dict[str, Any]:

@@ -8,7 +8,15 @@ from typing import Any
 
 from datasets.shapes_absent import write_absent_expressions
 from datasets.shapes_expressions import Expression
-from datasets.shapes_files import choose_counts, new_folder, video_generator, write_jpeg, write_json, write_videos
+from datasets.shapes_files import (
+    choose_counts,
+    count_written,
+    new_folder,
+    video_generator,
+    write_jpeg,
+    write_json,
+    write_videos,
+)
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_video import GeneratedVideo, generate_video
 from util.masks import write_object_ids
@@ -25,22 +33,27 @@ def write_ytvos(
     seed: int = 0,
     num_workers: int = 2,
     num_absent: int = 0,
-) -> None:
+    overwrite: bool = False,
+) -> dict[str, int]:
     """Writes a training and a validation set in the layout of Ref-YouTube-VOS.
 
     Unlike the real release, `valid` has annotations, and its expressions have `obj_id` and `kind`, for scoring at home.
 
     Args:
-        root: the folder to make; if an earlier run of this program made it, it is replaced.
+        root: the folder to make; if an earlier run of this program made it with the same settings, it is replaced.
         settings: size and number of frames.
         num_videos: in `train`.
         num_valid_videos: in `valid`; a quarter of `num_videos`, at least 2, by default.
         seed: the same seed gives the same bytes.
         num_workers: processes.
         num_absent: sentences a video, beside the others, whose object is not in it; their `obj_id` is "0".
+        overwrite: also replace what an earlier run made in another layout or with other settings.
+
+    Returns:
+        How many videos and expressions were written, by their names for people.
 
     Raises:
-        FileExistsError: if `root` holds something this program did not write.
+        FileExistsError: if `root` holds something this program did not write, or wrote otherwise.
         ValueError: if a count is not positive.
     """
     counts = choose_counts(num_videos, num_valid_videos, seed, num_workers)
@@ -49,12 +62,14 @@ def write_ytvos(
     description = {"layout": "ytvos", "seed": seed, "num_videos": counts, **vars(settings)}
     if num_absent:
         description["num_absent"] = num_absent
-    with new_folder(root, description) as folder:
+    with new_folder(root, description, overwrite=overwrite) as folder:
         records = write_videos(partial(_write_video, folder, settings, seed, num_absent), counts, num_workers)
         for split, videos in records.items():
             write_json(folder / split / "meta.json", {"videos": {name: meta for name, meta, _ in videos}})
             expressions = {name: expressions for name, _, expressions in videos}
             write_json(folder / "meta_expressions" / split / "meta_expressions.json", {"videos": expressions})
+    num_expressions = sum(len(of["expressions"]) for videos in records.values() for _, _, of in videos)
+    return count_written(records, "videos", num_expressions)
 
 
 def _write_video(

@@ -62,7 +62,7 @@ draw() {
 mkdir -p "$folder"
 stage "set up" ./scripts/setup.sh
 after_setup=$SECONDS
-stage "benchmark" "$python" -m datasets.shapes ytvos "$data" --seed 0 \
+stage "benchmark" "$python" -m datasets.shapes ytvos "$data" --seed 0 --overwrite \
     --num_videos "$num_videos" --num_valid_videos "$num_valid_videos" --num_frames "$num_frames"
 stage "train" train "$@"
 stage "infer" "$python" inference_ytvos.py --checkpoint "$run/checkpoint.pth" --data_root "$data" --split valid \

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from inference_options import build_parser, parse_arguments
 from util.cli import parse
 from util.config import Config
 
@@ -87,6 +88,59 @@ def test_wrong_files_are_named(text: str, words: list[str], tmp_path: Path, caps
     message = _error(["--config", good, "--config", _file(tmp_path, "bad.yaml", text)], capsys)
     assert all(word in message for word in words), message
     assert "good.yaml" not in message, "that file is fine"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--optim.lrr", "1"], "unrecognized arguments: --optim.lrr 1; did you mean --optim.lr?"),
+        (["--optim.lrr=1"], "unrecognized arguments: --optim.lrr=1; did you mean --optim.lr?"),
+        (["--lr_drops", "[1]"], "unrecognized arguments: --lr_drops [1]; did you mean --optim.lr_drops?"),
+        (["--precision", "x"], "unrecognized arguments: --precision x; did you mean --optim.precision or --test.prec"),
+        (["--xyzzy", "1"], "unrecognized arguments: --xyzzy 1\n"),
+        (["--optim.lr", "x"], "optim.lr: expected a number, got x"),
+        (["--model.num_queries", "3.5"], "model.num_queries: expected a whole number, got 3.5"),
+        (["--optim.precision", "bf16"], "optim.precision: expected one of float32, bfloat16, got bf16"),
+        (["--test.max_long_side", "x"], "test.max_long_side: expected a whole number or null, got x"),
+        (["--train.keep_epochs", "maybe"], "train.keep_epochs: expected true or false, got maybe"),
+        (["--optim.lr_drops", "x"], "optim.lr_drops: expected a list, as [1, 2], got x"),
+        (["--data.crop_sizes", "[1]"], "data.crop_sizes: expected a list of 2 elements, got [1]"),
+        (["--model", "3"], "model takes no value of its own; give one of its fields, as --model.FIELD VALUE"),
+        (["--config", "no.yaml"], "no.yaml: no such file"),
+    ],
+)
+def test_mistakes_are_told_without_python(argv: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (_error(argv, capsys) + "\n").startswith(f"error: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("optim: {lrr: 1}", "unknown key optim.lrr; did you mean optim.lr?"),
+        ("modle: {num_queries: 1}", "unknown key modle.num_queries; did you mean model.num_queries?"),
+        ("modle: 1", "unknown key modle; did you mean model?"),
+        ("lr: 1", "unknown key lr; did you mean optim.lr?"),
+        ("optim: {xyzzy: 1}", "unknown key optim.xyzzy\n"),
+        ("optim: {precision: bf16}", "optim.precision: expected one of float32, bfloat16, got bf16"),
+    ],
+)
+def test_mistakes_in_files_are_told_without_python(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _file(tmp_path, "bad.yaml", text)
+    assert (_error(["--config", path], capsys) + "\n").startswith(f"error: {path}: {message}")
+
+
+def test_programs_that_run_a_checkpoint_tell_mistakes_so_too(capsys: pytest.CaptureFixture[str]) -> None:
+    required = ["--checkpoint", "a", "--data_root", "b", "--output_dir", "c"]
+    for options, message in (
+        (["--test.windw", "3"], "unrecognized arguments: --test.windw 3; did you mean --test.window?"),
+        (["--test.precision", "bf16"], "test.precision: expected one of float32, bfloat16, got bf16"),
+        (["--device", "gpu"], "device: expected one of auto, cpu, cuda, got gpu"),
+    ):
+        with pytest.raises(SystemExit):
+            parse_arguments(build_parser(), [*required, *options])
+        assert capsys.readouterr().err.splitlines()[-1] == f"error: {message}"
 
 
 def test_one_key_in_two_places_and_an_alias_are_no_repetition(tmp_path: Path) -> None:

@@ -28,8 +28,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_small_checkpoint(tmp_path_factory.mktemp("model") / "model.pth")
 
 
-def run_program(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "demo.py", *arguments], cwd=ROOT, capture_output=True, text=True)
+def run_program(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, ROOT / "demo.py", *arguments], cwd=cwd, capture_output=True, text=True)
 
 
 def test_the_sample_gives_a_good_result_at_once(tmp_path: Path) -> None:
@@ -56,14 +56,30 @@ def test_the_sample_as_a_file(tmp_path: Path) -> None:
 
 def test_a_video_and_sentences(checkpoint: Path, tmp_path: Path) -> None:
     video = write_mp4(tmp_path / "my clip.mp4", moving_square())
-    done = run_program(str(video), "the red square", "the blue one", "--checkpoint", str(checkpoint))
+    done = run_program(str(video), "the red square", "the blue one", "--checkpoint", str(checkpoint), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    folder = ROOT / "runs" / "demo" / "my clip"
+    folder = tmp_path / "runs" / "demo" / "my clip"
     assert json.loads((folder / "results.json").read_text())["num_frames"] == 6
     assert "frame/s" in done.stderr or "s/frame" in done.stderr  # the bar tells the speed
     assert 'found: "the red square" (score ' in done.stderr
-    for path in (folder / "masks").rglob("*.png"):
-        path.unlink()
+
+
+def test_results_of_another_video_of_the_same_name_are_kept(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_mp4(tmp_path / "own.mp4", moving_square(3))
+    Image.fromarray(moving_square(1, (48, 100))[0]).save("own.png")
+    (tmp_path / "own").mkdir()
+    for t, frame in enumerate(moving_square(2)):
+        Image.fromarray(frame).save(tmp_path / "own" / f"{t}.png")
+    found = {}
+    for video in ("own.mp4", "own.png", "own", "own.mp4", "own.png", "own"):
+        demo.main([video, "the red square", "--checkpoint", str(checkpoint), "--device", "cpu", "--no_masks"])
+        found = {
+            path.parent.name: json.loads(path.read_text())["num_frames"] for path in Path("runs").rglob("results.json")
+        }
+    assert found == {"own": 3, "own.png": 1, "own_2": 2}
 
 
 def test_a_published_checkpoint(tmp_path: Path) -> None:

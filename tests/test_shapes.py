@@ -1,6 +1,7 @@
 """The program that writes the generated benchmark, and the Ref-YouTube-VOS layout it writes."""
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from datasets.shapes import main
-from datasets.shapes_files import new_folder, video_generator
+from datasets.shapes import LAYOUTS, main
+from datasets.shapes_files import SPLITS, new_folder, video_generator
 from datasets.shapes_scene import KINDS, SHAPES, VideoSettings
 from datasets.shapes_video import generate_video
 from datasets.shapes_ytvos import write_ytvos
@@ -95,11 +96,59 @@ def test_more_videos_leave_the_first_ones_as_they_were(tree, tmp_path):
 
 
 def test_a_second_run_replaces_the_first(tmp_path):
-    root = write(tmp_path / "out", num_videos=3)
+    root = write(tmp_path / "out", num_videos=2)
     (root / "train/JPEGImages/train_00000/00000.jpg").write_bytes(b"damaged")
     write(root, num_videos=2)
     assert all_bytes(root) == all_bytes(write(tmp_path / "fresh", num_videos=2))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["fresh", "out"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"num_videos": 2}, r"ytvos set of other settings \(num_videos 1 \+ 2 -> 2 \+ 2\)"),
+        ({"seed": 6}, r"ytvos set of other settings \(seed 5 -> 6\)"),
+        ({"num_absent": 1}, r"ytvos set of other settings \(num_absent none -> 1\)"),
+    ],
+)
+def test_a_set_of_other_settings_is_replaced_on_purpose_only(tmp_path, changes, found):
+    root = write(tmp_path / "out", num_videos=1)
+    before = all_bytes(root)
+    with pytest.raises(FileExistsError, match=f"out holds a generated {found}; replace it with --overwrite"):
+        write(root, **{"num_videos": 1, **changes})
+    assert all_bytes(root) == before
+    write(root, **{"num_videos": 1, **changes}, overwrite=True)
+    assert all_bytes(root) == all_bytes(write(tmp_path / "fresh", **{"num_videos": 1, **changes}))
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+def test_the_program_keeps_a_set_of_another_layout_and_says_what_it_wrote(tmp_path, layout, capsys):
+    root = write(tmp_path / "out", num_videos=1)
+    before = all_bytes(root)
+    sizes = ["--num_videos", "1", "--num_frames", "2", "--height", "64", "--width", "96", "--num_workers", "1"]
+    with pytest.raises(SystemExit, match=r"error: .*out holds a generated .*; replace it with --overwrite"):
+        main([layout, str(root), *sizes])
+    assert all_bytes(root) == before
+    capsys.readouterr()
+    main([layout, str(root), *sizes, "--overwrite"])
+    assert json.loads((root / "generated.json").read_text())["layout"] == layout
+    line = capsys.readouterr().out
+    assert re.fullmatch(rf"{root}: {layout}, 1 (train )?(videos|images), .*\b[1-9]\d* expressions\n", line), line
+
+
+def test_the_counts_are_those_of_the_files(tmp_path):
+    counts = write_ytvos(tmp_path / "out", SETTINGS, num_videos=2, num_valid_videos=1, num_workers=1)
+    splits = {split: read(tmp_path / f"out/meta_expressions/{split}/meta_expressions.json") for split in SPLITS}
+    num_expressions = sum(len(video["expressions"]) for videos in splits.values() for video in videos.values())
+    assert counts == {"train videos": 2, "valid videos": 1, "expressions": num_expressions}
+
+
+def test_help_says_defaults(capsys):
+    with pytest.raises(SystemExit):
+        main(["ytvos", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for option, default in (("--height HEIGHT", 160), ("--width WIDTH", 240), ("--seed SEED", 0)):
+        assert re.search(rf"{option} [a-z][^-]*\(default: {default}\)", text), option
 
 
 @pytest.mark.parametrize(
@@ -140,7 +189,7 @@ def test_takes_an_empty_folder_but_no_file(tmp_path):
 def test_an_interrupted_run_leaves_the_old_set_and_no_rubbish(tmp_path):
     root = write(tmp_path / "out", num_videos=1)
     before = all_bytes(root)
-    with pytest.raises(KeyboardInterrupt), new_folder(root, {}) as folder:
+    with pytest.raises(KeyboardInterrupt), new_folder(root, {}, overwrite=True) as folder:
         (folder / "half").write_text("")
         raise KeyboardInterrupt
     assert all_bytes(root) == before

@@ -14,6 +14,7 @@ from jsonargparse import ArgumentError, ArgumentParser, DefaultHelpFormatter, Na
 
 from util.config import Config
 from util.failures import let_main_process_speak
+from util.mistakes import reword
 
 USAGE = "%(prog)s [--config FILE ...] [--SECTION.FIELD VALUE ...]"
 
@@ -140,4 +141,4 @@ def _with_source(parser: ArgumentParser, argv: Sequence[str] | None, files: Sequ
 def _fail(parser: ArgumentParser, message: str) -> NoReturn:
     let_main_process_speak()
     parser.print_usage(sys.stderr)
-    parser.exit(2, f"error: {' '.join(message.split())}\n")
+    parser.exit(2, f"error: {reword(parser, ' '.join(message.split()))}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import shutil
@@ -13,9 +14,11 @@ from typing import Any
 import numpy as np
 
 from util.answers import Answer, Segmentation
+from util.frame_source import FrameSource
 from util.masks import write_bytes, write_mask
 from util.pictures import RGB
 from util.results import BackgroundWriter
+from util.submission import check_name
 from util.video_writer import VideoWriter
 from util.visualize import Colour, Instance, draw_instances, make_grid, with_caption, write_image
 
@@ -68,6 +71,16 @@ def save(segmentation: Segmentation, folder: Path, *, masks: bool, progress: Pro
     return files
 
 
+def result_folder(parent: Path, source: FrameSource) -> Path:
+    """The folder in `parent` for the results of a video: one that is free, or that holds its earlier results.
+
+    That is `own` for own.mp4, and `own.gif` for own.gif after it.
+    """
+    names = [_safe_name(source.name), _safe_name(source.file or source.name)]
+    numbered = (f"{names[-1]}_{number}" for number in itertools.count(2))
+    return next(parent / name for name in itertools.chain(names, numbered) if _is_free_for(source, parent / name))
+
+
 def overlays(segmentation: Segmentation) -> Iterator[tuple[RGB, RGB, list[Instance]]]:
     """(frame, the frame with masks, boxes and scores under the legend, every answer in it), in order."""
     legend: RGB | None = None
@@ -110,6 +123,7 @@ def as_json(segmentation: Segmentation, mask_folders: Sequence[str] | None = Non
     return {
         "program": PROGRAM,
         "video": segmentation.source.name,
+        "file": segmentation.source.file,
         "height": h,
         "width": w,
         "rate": round(segmentation.source.rate, 4),
@@ -138,6 +152,22 @@ def mask_folder_name(index: int, sentence: str) -> str:
     """`1_the-red-square`: what a sentence says never leads out of the folder, and two sentences never share one."""
     slug = re.sub(r"[^a-z0-9]+", "-", sentence.lower()).strip("-")[:40].strip("-")
     return f"{index + 1}_{slug}" if slug else str(index + 1)
+
+
+def _safe_name(name: str) -> str:
+    try:
+        return check_name(name, "video")
+    except ValueError:
+        return "video"
+
+
+def _is_free_for(source: FrameSource, folder: Path) -> bool:
+    """Whether a folder holds no results, or those of the same video as far as they say; `_make_room` judges others."""
+    try:
+        found = json.loads((folder / "results.json").read_text())
+        return (found["video"], found.get("file", source.file)) == (source.name, source.file)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True
 
 
 def _draw_sheet(segmentation: Segmentation, frames: dict[int, RGB]) -> RGB:

@@ -27,12 +27,14 @@ class FrameSource:
 
     Attributes:
         name: for people and for the names of files.
+        file: name of the file with its suffix, which tells it from others of its `name`; empty where there is none.
         rate: frames per second, nominal where the times of frames vary.
         num_frames: None where it cannot be known before reading; an estimate where only a header says it.
         replayable: whether the frames can be read a second time.
     """
 
     name: str = "video"
+    file: str = ""
     rate: float = DEFAULT_RATE
     num_frames: int | None = None
     replayable: bool = True
@@ -79,7 +81,7 @@ class Limited(FrameSource):
         if max_frames < 1:
             raise ValueError(f"max_frames is {max_frames}; it must be positive")
         self._source, self._max_frames = source, max_frames
-        self.name, self.rate, self.replayable = source.name, source.rate, source.replayable
+        self.name, self.file, self.rate, self.replayable = source.name, source.file, source.rate, source.replayable
         self.num_frames = None if source.num_frames is None else min(source.num_frames, max_frames)
 
     def frames(self) -> Iterator[TimedFrame]:
@@ -93,7 +95,7 @@ class Recorded(FrameSource):
 
     def __init__(self, source: FrameSource) -> None:
         self._source, self._spool, self._times = source, Spool(), []
-        self.name, self.rate, self.num_frames = source.name, source.rate, source.num_frames
+        self.name, self.file, self.rate, self.num_frames = source.name, source.file, source.rate, source.num_frames
         self._whole = False
 
     def frames(self) -> Iterator[TimedFrame]:

@@ -42,7 +42,7 @@ class VideoFile(FrameSource):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self.name = self.path.stem
+        self.name, self.file = self.path.stem, self.path.name
         if self.path.stat().st_size == 0:
             raise ValueError(f"{path}: the file is empty; copy or download it again")
         with self._open() as container:

@@ -55,7 +55,7 @@ class Picture(FrameSource):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._image = read_image(path)
-        self.name = Path(path).stem
+        self.name, self.file = Path(path).stem, Path(path).name
 
     def frames(self) -> Iterator[TimedFrame]:
         """The picture."""
