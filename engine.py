@@ -21,7 +21,7 @@ from datasets.videos import Video, VideoDataset
 from models.predictor import Predictor
 from util.batch import Batch
 from util.distributed import all_reduce_mean, gather_objects, get_rank, get_world_size, is_main_process
-from util.logs import Progress, RunLog, RunningMeans, Stopwatch, peak_memory_mb
+from util.logs import Progress, RunLog, RunningMeans, Stopwatch, describe_rates, describe_seconds, peak_memory_mb
 from util.metrics import boundary_accuracy, region_similarity, summarize_scores
 from util.optim import Schedule, clip_gradients, learning_rates
 
@@ -82,6 +82,7 @@ class TrainingRun:
         accumulate_steps: batches per optimizer step.
         clip_grad_norm: largest gradient norm; 0 does not clip.
         log_every_steps: optimizer steps between two points of a curve.
+        num_epochs: of the whole run, from which the time left is told; 0 when that is unknown.
         log: curves, on the main process only.
         epoch: epochs done.
         batches_done: batches of the current epoch done, always whole optimizer steps.
@@ -99,6 +100,7 @@ class TrainingRun:
     accumulate_steps: int = 1
     clip_grad_norm: float = 0.0
     log_every_steps: int = 10
+    num_epochs: int = 0
     log: RunLog | None = None
     epoch: int = 0
     batches_done: int = 0
@@ -141,7 +143,7 @@ def train_one_epoch(run: TrainingRun, after_step: Callable[[], None] = lambda: N
             is_last = run.batches_done == run.sampler.batches_per_epoch
             status = None
             if run.step % run.log_every_steps == 0 or is_last:
-                status = _report(run, window, window_watch)
+                status = _report(run, window, window_watch, _seconds_left(run, total))
                 window = RunningMeans()
             progress.advance(status)
             if not is_last:
@@ -217,7 +219,7 @@ def _groups(loader: Iterable[Batch], size: int, num_batches: int) -> Iterator[tu
         yield group, time.perf_counter() - start
 
 
-def _report(run: TrainingRun, window: RunningMeans, watch: Stopwatch) -> str:
+def _report(run: TrainingRun, window: RunningMeans, watch: Stopwatch, seconds_left: float) -> str:
     """Add the last steps to the curves; all processes take part in the means.
 
     Returns:
@@ -231,11 +233,18 @@ def _report(run: TrainingRun, window: RunningMeans, watch: Stopwatch) -> str:
         run.log.scalars(run.step, {f"speed/{name}": value for name, value in times.items()} | {"memory_mb": memory})
     shown = {name: value for name, value in means.items() if not name.rpartition("_")[2].isdigit()}
     losses = " ".join(f"{name} {value:.3f}" for name, value in shown.items())
-    rest = "/".join(f"{rate:.1e}" for rate in rates.values())
+    eta = f", eta {describe_seconds(seconds_left)}" if seconds_left else ""
     return (
-        f"{losses}  lr {rest}  {times['seconds_per_step']:.2f} s/step, {times['data_share']:.0%} waiting for data, "
-        f"{memory:.0f} MB"
+        f"{losses}  lr {describe_rates(rates)}  {times['seconds_per_step']:.2f} s/step, "
+        f"{times['data_share']:.0%} waiting for data, {memory:.0f} MB{eta}"
     )
+
+
+def _seconds_left(run: TrainingRun, watch: Stopwatch) -> float:
+    """Of the whole run at the pace of this epoch, without evaluations and saves; 0 when its end is unknown."""
+    per_epoch = math.ceil(run.sampler.batches_per_epoch / run.accumulate_steps)
+    steps = (run.num_epochs - run.epoch) * per_epoch - math.ceil(run.batches_done / run.accumulate_steps)
+    return max(steps, 0) * watch.read()["seconds_per_step"]
 
 
 def _explain(run: TrainingRun, batches: Sequence[Batch], parts: Sequence[dict[str, Tensor]]) -> str:

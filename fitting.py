@@ -311,4 +311,5 @@ def build_run(config: Config, network: nn.Module, process: ProcessInfo) -> Train
         accumulate_steps=optim.accumulate_steps,
         clip_grad_norm=optim.clip_grad_norm,
         log_every_steps=config.train.log_every_steps,
+        num_epochs=optim.epochs,
     )

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,18 @@ def test_log_lines_without_a_terminal(caplog: pytest.LogCaptureFixture) -> None:
     assert [line.split()[2] for line in lines] == ["2/5", "4/5", "5/5"]
     for word in ("square", "loss", "grad_norm", "lr", "s/step", "waiting for data", "MB"):
         assert word in lines[0]
+
+
+def test_the_time_left_is_that_of_all_epochs(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+    run = _run(CLIPS, num_epochs=3, log_every_steps=1, accumulate_steps=2)
+    run.optimizer.register_step_post_hook(lambda *_: now.__setitem__(0, now[0] + 60.0))
+    with caplog.at_level(logging.INFO):
+        for _ in range(3):
+            train_one_epoch(run)
+    lines = [record.message for record in caplog.records if record.name == "util.logs"]
+    assert [line.partition("eta ")[2] for line in lines] == [*(f"{minutes} min" for minutes in range(8, 0, -1)), ""]
 
 
 def _real_step(config: Config, batches: list[Batch]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

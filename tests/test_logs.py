@@ -13,7 +13,17 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer.record_writer import RecordWriter
 
-from util.logs import Progress, RunLog, RunningMeans, Stopwatch, peak_memory_mb, read_records, set_up_logging
+from util.logs import (
+    Progress,
+    RunLog,
+    RunningMeans,
+    Stopwatch,
+    describe_rates,
+    describe_seconds,
+    peak_memory_mb,
+    read_records,
+    set_up_logging,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +236,30 @@ def test_stopwatch_divides_by_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 1.0
     watch.step(waited=0.0)
     assert watch.read() == {"seconds_per_step": 1.0, "data_share": 0.0}
+
+
+def test_rates_are_named_where_they_differ() -> None:
+    rates = {"backbone": 5e-5, "text_encoder": 1e-5, "offsets": 2e-4, "rest": 2e-4}
+    assert describe_rates(rates) == "2.0e-04, backbone 5.0e-05, text_encoder 1.0e-05"
+    assert describe_rates(rates | {"text_encoder": 5e-5}) == "2.0e-04, backbone/text_encoder 5.0e-05"
+    assert describe_rates(dict.fromkeys(rates, 1e-3)) == describe_rates({"rest": 1e-3}) == "1.0e-03"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (420, "7 min"),
+        (3599, "1 h 0 min"),
+        (12000, "3 h 20 min"),
+        (86399, "1 d 0 h"),
+        (190800, "2 d 5 h"),
+    ],
+)
+def test_durations(seconds: float, words: str) -> None:
+    assert describe_seconds(seconds) == words
 
 
 def test_memory_is_in_megabytes() -> None:

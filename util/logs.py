@@ -252,6 +252,28 @@ class Stopwatch:
         return {"seconds_per_step": elapsed / max(self._steps, 1), "data_share": min(self._waited / elapsed, 1.0)}
 
 
+def describe_rates(rates: Mapping[str, float]) -> str:
+    """Learning rates by group in few words: the last group's first, unnamed, then by name those that differ from it."""
+    names: dict[str, list[str]] = {}
+    for name, rate in reversed(rates.items()):
+        names.setdefault(f"{rate:.1e}", []).insert(0, name)
+    (first, _), *others = names.items()
+    return ", ".join([first, *(f"{'/'.join(groups)} {rate}" for rate, groups in reversed(others))])
+
+
+def describe_seconds(seconds: float) -> str:
+    """A duration as one would say it: `40 s`, `7 min`, `3 h 20 min`, `2 d 5 h`."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 24:
+        return f"{hours} h {minutes} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
 def peak_memory_mb(device: torch.device) -> float:
     """The most memory so far: allocated on the GPU, or resident in this process on a CPU (10^6 bytes)."""
     if device.type == "cuda":
