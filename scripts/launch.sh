@@ -24,14 +24,15 @@ gpus=${GPUS:-$(count_gpus)}
 [[ $nodes =~ ^[1-9][0-9]*$ ]] || fail "NODES is '$nodes'; it must be a positive number"
 [[ -x $python ]] || fail "there is no $python; run ./scripts/setup.sh, or name its folder in VENV"
 
-parallel() { # PROGRAM [OPTIONS]: as many processes as asked for, on this machine as part of all
+parallel() { # PROGRAM [OPTIONS]: as many processes as asked for, on this machine as part of all; it does not return
     local where=(--standalone)
     if ((nodes > 1)); then
         [[ -n ${MASTER_ADDR:-} ]] || fail "NODES is $nodes; name the first machine in MASTER_ADDR, on all of them"
         where=(--nnodes "$nodes" --rdzv_backend c10d --rdzv_endpoint "$MASTER_ADDR:${MASTER_PORT:-29500}")
         where+=(--rdzv_id "${LAUNCH_ID:-referformer}")
     fi
-    "$python" -m torch.distributed.run "${where[@]}" --nproc_per_node "$gpus" "$@"
+    # in place of the shell, so that it gets the signals that stop a job, and has its time to save
+    exec "$python" -m torch.distributed.run "${where[@]}" --nproc_per_node "$gpus" "$@"
 }
 
 # train CONFIG CLIPS [OPTIONS]: main.py with the published number of clips a step, by accumulating gradients where there
