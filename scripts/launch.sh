@@ -46,7 +46,7 @@ if is_first is not None:
     print("--rdzv_conf", f"is_host={int(is_first)}")' "$MASTER_ADDR" "$rank"
 }
 
-parallel() { # PROGRAM [OPTIONS]: as many processes as asked for, on this machine as part of all
+parallel() { # PROGRAM [OPTIONS]: as many processes as asked for, on this machine as part of all; it does not return
     # One process needs no torchrun, whose report of a failure buries the process's own line.
     ((gpus * nodes > 1)) || exec "$python" "$@"
     local where=(--standalone)
@@ -58,7 +58,8 @@ parallel() { # PROGRAM [OPTIONS]: as many processes as asked for, on this machin
         options=$(meeting_place)
         where+=($options)
     fi
-    "$python" -m torch.distributed.run "${where[@]}" --nproc_per_node "$gpus" "$@"
+    # in place of the shell, so that it gets the signals that stop a job, and has its time to save
+    exec "$python" -m torch.distributed.run "${where[@]}" --nproc_per_node "$gpus" "$@"
 }
 
 # train CONFIG CLIPS [OPTIONS]: main.py with the published number of clips a step, by accumulating gradients where there

@@ -30,6 +30,25 @@ stage() { # NAME COMMAND...: run a command under a heading, and keep its time
     stages+=("$(printf '%-12s %5d s' "$name" $((SECONDS - start)))")
 }
 
+# A stopped script would leave its training running alone: both signals go to it (a background process ignores SIGINT),
+# it saves, and the script ends after it.
+main_py() {
+    local pid status=0 stopped=0
+    "$python" main.py "$@" &
+    pid=$!
+    trap 'stopped=130; kill -TERM "$pid"' INT
+    trap 'stopped=143; kill -TERM "$pid"' TERM
+    wait "$pid" || status=$?
+    while kill -0 "$pid" 2>/dev/null; do # a signal has ended the waiting, not the training
+        status=0
+        wait "$pid" || status=$?
+    done
+    trap - INT TERM
+    ((status == 143 && stopped)) && status=$stopped
+    ((status != 130 && status != 143)) || echo "run this script again to go on" >&2
+    return "$status"
+}
+
 train() {
     local resume=()
     if [[ -e $done_file ]]; then
@@ -38,7 +57,7 @@ train() {
     else
         resume=(--train.resume auto)
     fi
-    "$python" main.py --config "$config" --data.root "$data" --train.output_dir "$run" ${resume[@]+"${resume[@]}"} "$@"
+    main_py --config "$config" --data.root "$data" --train.output_dir "$run" ${resume[@]+"${resume[@]}"} "$@"
     touch "$done_file"
 }
 
