@@ -80,6 +80,10 @@ def read_predictions(path: Path, windows: FrameWindows, allow_missing: bool) -> 
         FileNotFoundError: there is no such file.
         ValueError: it is malformed, knows other samples, or leaves samples out.
     """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such predictions; eval_a2d.py writes them with --checkpoint and --output_dir"
+        )
     content = read_json(path)
     if not isinstance(content, list):
         raise ValueError(f"{path}: not a list of predictions in COCO's format for results")
