@@ -27,6 +27,7 @@ from models.predictor import Predictor
 from models.propagators import add_propagation_options, build_propagator
 from models.segmentation import check_sentences
 from util.export import result_folder
+from util.failures import told_in_one_line
 from util.frame_source import FrameSource
 from util.logs import set_up_logging
 from util.video_reader import open_video
@@ -162,8 +163,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 if __name__ == "__main__":
     try:
-        main()
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        with told_in_one_line():
+            main()
     except KeyboardInterrupt:
         sys.exit("interrupted")

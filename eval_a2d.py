@@ -31,6 +31,7 @@ from inference_options import add_test_arguments, add_text_encoder_argument, giv
 from models.build import load_model
 from models.frame_predictor import FramePredictor
 from util.config import Config, DataConfig, TestConfig
+from util.disk import make_folder
 from util.distributed import ProcessInfo, distributed, is_main_process
 from util.failures import told_in_one_line
 from util.frame_metrics import FrameResult, score_frames
@@ -80,6 +81,10 @@ def read_predictions(path: Path, windows: FrameWindows, allow_missing: bool) -> 
         FileNotFoundError: there is no such file.
         ValueError: it is malformed, knows other samples, or leaves samples out.
     """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: no such predictions; eval_a2d.py writes them with --checkpoint and --output_dir"
+        )
     content = read_json(path)
     if not isinstance(content, list):
         raise ValueError(f"{path}: not a list of predictions in COCO's format for results")
@@ -156,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         scores = score_frames([truth.rle for truth in windows.reader.truths], results)
         if is_main_process():
             if args.output_dir is not None:
-                args.output_dir.mkdir(parents=True, exist_ok=True)
+                make_folder(args.output_dir)
                 write_predictions(args.output_dir / "predictions.json", windows, results)
                 write_bytes(args.output_dir / "scores.json", (json.dumps(scores, indent=1) + "\n").encode())
             print(format_table(scores))  # noqa: T201 (the program's own output)

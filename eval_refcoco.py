@@ -25,6 +25,7 @@ from image_evaluation import evaluate_images
 from inference_options import add_test_arguments, add_text_encoder_argument, given_settings, parse_arguments
 from models.build import load_model
 from models.predictor import build_predictor
+from util.disk import make_folder
 from util.distributed import distributed, is_main_process
 from util.failures import told_in_one_line
 from util.logs import set_up_logging
@@ -115,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, dict[str, Any]]:
         if is_main_process():
             line = json.dumps(scores)
             if args.output is not None:
-                args.output.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(args.output.parent)
                 write_bytes(args.output, f"{line}\n".encode())
             print(format_table(scores))  # noqa: T201 (the program's own output)
             print(line)  # noqa: T201

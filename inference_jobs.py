@@ -111,4 +111,4 @@ def run_jobs(
 def _progress_bar(share: Sequence[Job]) -> tqdm:
     num_frames = sum(len(job.video) for job in share)
     interval = 0.1 if sys.stderr.isatty() else 30  # a log file is spared most of it
-    return tqdm(total=num_frames, unit="frame", mininterval=interval, disable=not is_main_process())
+    return tqdm(total=num_frames, unit="frame", mininterval=interval, disable=not share or not is_main_process())

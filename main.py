@@ -24,7 +24,7 @@ from util.checkpoint_io import CheckpointError, load_checkpoint
 from util.cli import parse, parse_given
 from util.config import Config
 from util.distributed import ProcessInfo, distributed, is_main_process
-from util.failures import told_in_one_line
+from util.failures import describe, told_in_one_line
 from util.logs import set_up_logging
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ def evaluate_checkpoint(
 
 
 def _tell(problem: Exception) -> None:
-    logger.error("%s", problem, exc_info=True)  # the console shows the line, train.log the traceback too
+    logger.error("%s", describe(problem), exc_info=True)  # the console shows the line, train.log the traceback too
 
 
 if __name__ == "__main__":

@@ -88,7 +88,19 @@ class ClipDataset(RedrawingDataset[tuple[Expression, int]]):
             self.report(name, reason)
 
     def draw(self, source: tuple[Expression, int], rng: np.random.Generator) -> Sample | None:
-        """One try; None when the object that there is is not visible in any frame."""
+        """One try; None when the object that there is is not visible in any frame.
+
+        Raises:
+            FileNotFoundError: a frame or a mask is missing; the message names the program that lists all of them.
+            ValueError: one is damaged.
+        """
+        try:
+            return self._draw(source, rng)
+        except FileNotFoundError as error:
+            program = f"scripts/check_data.py {self.reader.layout} --root {self.reader.root}"
+            raise FileNotFoundError(f"{error}; python {program} lists all that is missing") from error
+
+    def _draw(self, source: tuple[Expression, int], rng: np.random.Generator) -> Sample | None:
         expression, anchor = source
         chosen = sample_frames(len(expression.frames), anchor, self.num_frames, rng)
         names = [expression.frames[position] for position in chosen]

@@ -23,6 +23,8 @@ from util.rle import check_rle
 class MeViSReader(YTVOSReader):
     """A split of MeViS: `train`, `valid_u` or `valid`, the last without masks. See `YTVOSReader`."""
 
+    layout = "mevis"
+
     @functools.cached_property
     def masks(self) -> dict[str, list[Any]]:
         """{annotation id: run lengths or None for each frame}, compressed as in the file.
@@ -60,6 +62,9 @@ class MeViSReader(YTVOSReader):
         paths = ("meta_expressions.json", "meta.json", "JPEGImages", "mask_dict.json")
         meta, categories, frames, masks = (folder / path for path in paths)
         return meta, categories, frames, masks
+
+    def _splits(self) -> list[str]:
+        return sorted(path.parent.name for path in self.root.glob("*/meta_expressions.json"))
 
     def _exclude_test(self, videos: dict[str, Any]) -> dict[str, Any]:
         return videos

@@ -19,6 +19,7 @@ from datasets.shapes_mevis import write_mevis
 from datasets.shapes_refcoco import write_refcoco
 from datasets.shapes_scene import VideoSettings
 from datasets.shapes_ytvos import write_ytvos
+from util.failures import describe
 
 LAYOUTS: dict[str, tuple[Callable[..., dict[str, int]], str]] = {
     "ytvos": (write_ytvos, "Ref-YouTube-VOS: JPEGs, palette PNGs, meta.json, meta_expressions"),
@@ -68,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
         settings = VideoSettings(**{name: options.pop(name) for name in ("num_frames", "height", "width")})
         counts = write(root, settings, **options)
     except (ValueError, OSError, RuntimeError) as error:
-        raise SystemExit(f"error: {error}") from error
+        raise SystemExit(f"error: {describe(error)}") from error
     print(f"{root}: {layout}, {', '.join(f'{count} {what}' for what, count in counts.items())}")  # noqa: T201
 
 

@@ -16,6 +16,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from util.disk import writing
+
 SPLITS = ("train", "valid")
 JPEG_QUALITY = 90
 PROGRAM = "datasets.shapes"
@@ -78,7 +80,8 @@ def new_folder(root: Path, description: dict[str, Any], *, overwrite: bool = Fal
     root = Path(root).resolve()
     partial_root = root.with_name(f".{root.name}.partial")
     shutil.rmtree(partial_root, ignore_errors=True)
-    partial_root.mkdir(parents=True)
+    with writing(root, "choose another folder"):
+        partial_root.mkdir(parents=True)
     try:
         yield partial_root
         record = {"program": PROGRAM, **description, "holds": sorted(_entries(partial_root))}

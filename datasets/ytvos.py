@@ -88,14 +88,18 @@ class YTVOSReader:
         ValueError: a JSON file is damaged, a name would leave the folder, or an expression is unusable.
     """
 
+    layout = "ytvos"  # as programs name it
+
     def __init__(self, root: str | Path, split: str, *, skip_broken: bool = False) -> None:
         self.root, self.split, self.skip_broken = Path(root), check_name(split, "split"), skip_broken
         self.broken: dict[str, str] = {}
         self.meta_path, self._categories_path, self._frames_root, self._masks_root = self._locate()
         for folder in (self.root, self.meta_path.parent, self._frames_root):
             if not folder.is_dir():
+                known = self._splits() if self.root.is_dir() else []
+                has = f"; {self.root} has the splits {', '.join(known)}" if known and split not in known else ""
                 raise FileNotFoundError(
-                    f"{folder}: no such folder; data.root and the split must lead to the layout in the README"
+                    f"{folder}: no such folder{has}; data.root and the split must lead to the layout in the README"
                 )
         self.videos: dict[str, tuple[str, ...]] = {}
         self.expressions: list[Expression] = []
@@ -213,6 +217,10 @@ class YTVOSReader:
         """Where the expressions, the categories, the frames and the masks lie."""
         folder = self.root / self.split
         return self._meta_expressions(self.split), folder / "meta.json", folder / "JPEGImages", folder / "Annotations"
+
+    def _splits(self) -> list[str]:
+        """Names of the splits that there are, for messages."""
+        return sorted(path.parent.name for path in self.root.glob("meta_expressions/*/meta_expressions.json"))
 
     def _meta_expressions(self, split: str) -> Path:
         return self.root / "meta_expressions" / split / "meta_expressions.json"

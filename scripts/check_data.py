@@ -171,6 +171,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     release, faulty = RELEASES[args.dataset], 0
     if unknown := sorted(set(args.splits or ()) - release.splits.keys()):
         raise ValueError(f"{args.dataset} has no split {unknown[0]}; it has {', '.join(release.splits)}")
+    if not args.root.is_dir():
+        raise FileNotFoundError(
+            f"{args.root}: no such folder; --root is the folder of the data set, see its path again"
+        )
     for split in args.splits or release.splits:
         meta = [args.root / "meta_expressions" / split, args.root / split / "meta_expressions.json"]
         if not args.splits and split in release.optional and not any(path.exists() for path in meta):

@@ -15,6 +15,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from datasets.videos import Video, VideoDataset
+from util.disk import make_folder
 from util.failures import told_in_one_line
 from util.masks import mask_bounds, read_mask
 from util.visualize import RGB, Instance, draw_instances, make_grid, palette, with_caption, write_gif, write_image
@@ -89,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for row in sheet_rows(video, args.results, args.num_frames, args.height, args.num_expressions)
     ]
     for path in filter(None, (args.output, args.gif)):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
     write_image(args.output, make_grid(rows))
     print(args.output)
     if args.gif is not None:

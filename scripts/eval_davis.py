@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from datasets.davis_release import ANNOTATORS
 from datasets.targets import read_targets
 from util.davis_metrics import MAX_RESULTS, Statistics, VideoScorer, VideoScores, count_objects, statistics
+from util.disk import make_folder
 from util.expression_scores import Target
 from util.failures import told_in_one_line
 from util.masks import read_object_ids
@@ -262,7 +263,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         num_workers=args.num_workers,
     )
     summary = summarize(objects, expressions)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     write_tables(folder, summary, objects, expressions)
     print(format_table(summary))
     print(f"tables: {', '.join(str(folder / name) for name in TABLES)}")

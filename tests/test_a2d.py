@@ -287,6 +287,8 @@ def test_predictions_from_a_file(prepared: Path, tmp_path: Path) -> None:
         for name, truth in zip(names, reader.truths, strict=True)
     ]
     path = tmp_path / "predictions.json"
+    with pytest.raises(FileNotFoundError, match=r"predictions\.json: no such predictions; eval_a2d\.py writes them"):
+        score_file(path, prepared)
     path.write_text(json.dumps(perfect))
     scores = score_file(path, prepared)
     assert {value for name, value in scores.items() if name != "num_samples"} == {1.0}

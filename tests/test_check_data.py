@@ -65,6 +65,12 @@ def test_missing_masks_and_unknown_splits(ytvos: Path, capsys: pytest.CaptureFix
         check(ytvos, capsys, "--splits", "dev")
 
 
+def test_a_root_that_is_not_there_is_a_wrong_path(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nowhere: no such folder; --root is the folder of the data set"):
+        check(tmp_path / "nowhere", capsys)
+    assert "unpack" not in capsys.readouterr().out
+
+
 def test_mevis(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     root = tmp_path / "mevis"
     sizes = ["--num_videos", "1", "--num_valid_videos", "1", "--num_frames", "3", "--height", "64", "--width", "96"]

@@ -190,7 +190,8 @@ def test_a_missing_mask_is_skipped_too(tmp_path: Path) -> None:
     root = write_tree(tmp_path)
     for path in (root / "train" / "Annotations" / "video0").iterdir():
         path.unlink()
-    with pytest.raises(FileNotFoundError, match="no such annotation"):
+    program = rf"scripts/check_data\.py ytvos --root {root} lists all"
+    with pytest.raises(FileNotFoundError, match=f"no such annotation.*; python {program}"):
         dataset(root)[0, 0]
     assert dataset(root, skip_broken=True)[0, 0].name.startswith("video1/")
 

@@ -93,11 +93,15 @@ def test_a_video_is_streamed_once_for_all_its_expressions(data_root: Path, folde
     assert [num_frames for _, num_frames in predictor.asked] == [4, 2] * 3
 
 
-def test_finished_videos_are_skipped_when_run_again(data_root: Path, folder: ResultFolder) -> None:
+def test_finished_videos_are_skipped_when_run_again(
+    data_root: Path, folder: ResultFolder, capsys: pytest.CaptureFixture
+) -> None:
     run(data_root, folder)
+    assert "frame" in capsys.readouterr().err  # a bar
     before = folder.submission.read_bytes()
     folder.submission.unlink()
     assert run(data_root, folder).asked == []
+    assert "frame" not in capsys.readouterr().err  # none where nothing is to do
     assert folder.submission.read_bytes() == before
     folder.mask_path("video1", "0", "00010").unlink()
     assert len(run(data_root, folder).asked) == 2  # both windows of one video

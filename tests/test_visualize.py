@@ -30,13 +30,38 @@ def square_mask() -> np.ndarray:
     return mask
 
 
+def around(mask: np.ndarray, distance: int) -> np.ndarray:
+    """(H, W) bool, where the mask is no further than `distance` steps along rows and columns."""
+    ys, xs = np.nonzero(mask)
+    y, x = np.indices(mask.shape)
+    return (np.abs(y[..., None] - ys) + np.abs(x[..., None] - xs)).min(-1) <= distance
+
+
+@pytest.mark.parametrize("colour", [RED, (0, 0, 0), (255, 255, 255), (128, 128, 128)])
+def test_a_mask_of_the_colour_of_its_object_is_seen(colour: tuple[int, int, int]) -> None:
+    frame, mask = np.full((40, 60, 3), colour, np.uint8), square_mask()
+    image = draw_instances(frame, [Instance(mask, colour)])
+    near, far = around(mask, 1), around(mask, 2)
+    assert (image[near & ~mask] == 255).all()
+    assert (image[far & ~near] == 0).all()
+    assert (image[~far] == frame[~far]).all()
+
+
+def test_lines_around_a_mask_end_with_the_frame() -> None:
+    mask = np.ones((40, 60), bool)
+    mask[20:22, 30:32] = False
+    assert draw_instances(blank(), [Instance(mask, RED)])[20, 30].tolist() == [255, 255, 255]
+    large = draw_instances(blank(), [Instance(square_mask(), RED)], height=320)
+    assert large[75:80, 280].tolist() == [[0] * 3, [0] * 3, [255] * 3, [255] * 3, list(RED)]
+
+
 def test_a_mask_is_tinted_outlined_and_nothing_else_changes() -> None:
     frame, mask = blank(), square_mask()
     image = draw_instances(frame, [Instance(mask, RED)], opacity=0.5)
     assert image.shape == frame.shape and image.dtype == np.uint8
     assert image[20, 35].tolist() == [178, 50, 50]  # half red, half grey
     assert image[10, 20].tolist() == [255, 0, 0]
-    assert (image[~mask] == 100).all()
+    assert (image[~around(mask, 2)] == 100).all()
     assert (frame == 100).all()  # the input is left alone
 
 

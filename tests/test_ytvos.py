@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datasets.mevis import MeViSReader
 from datasets.ytvos import YTVOSReader
 from tests.small_ytvos import change_meta, ids, meta_path, write_frame, write_json, write_tree
 
@@ -86,6 +87,17 @@ def test_missing_folder(tmp_path: Path, missing: str) -> None:
     folder.rename(tmp_path / "moved")
     with pytest.raises(FileNotFoundError, match=f"{folder}: no such folder"):
         YTVOSReader(tmp_path / "data", "train")
+
+
+def test_a_split_that_is_not_there_comes_with_those_that_are(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    write_tree(tmp_path, "valid", annotated=False)
+    with pytest.raises(FileNotFoundError, match=f"vaild: no such folder; {tmp_path} has the splits train, valid;"):
+        YTVOSReader(tmp_path, "vaild")
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "meta_expressions.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=f"vaild: no such folder; {tmp_path} has the splits dev;"):
+        MeViSReader(tmp_path, "vaild")
 
 
 def test_missing_and_broken_meta(tmp_path: Path) -> None:

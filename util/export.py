@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from util.answers import Answer, Segmentation
+from util.disk import make_folder
 from util.frame_source import FrameSource
 from util.masks import write_bytes, write_mask
 from util.pictures import RGB
@@ -198,4 +199,4 @@ def _make_room(folder: Path) -> None:
             raise FileExistsError(f"{folder} holds masks or results of something else; choose another folder")
         results.unlink()
         shutil.rmtree(masks, ignore_errors=True)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)

@@ -34,7 +34,7 @@ def told_in_one_line(tell: Callable[[Exception], None] | None = None) -> Iterato
     except USER_ERRORS as problem:
         let_main_process_speak()
         if tell is None:
-            sys.exit(f"error: {problem}")
+            sys.exit(f"error: {describe(problem)}")
         tell(problem)
         sys.exit(1)
     except KeyboardInterrupt as interrupt:
@@ -45,6 +45,13 @@ def told_in_one_line(tell: Callable[[Exception], None] | None = None) -> Iterato
         if _num_processes() > 1:
             time.sleep(SECONDS_FOR_CAUSE)
         raise
+
+
+def describe(problem: Exception) -> str:
+    """An error for people: the file and the reason, without the system's number."""
+    if not isinstance(problem, OSError) or problem.errno is None or not problem.strerror:
+        return str(problem)
+    return problem.strerror if problem.filename is None else f"{problem.filename}: {problem.strerror}"
 
 
 def let_main_process_speak() -> None:

@@ -5,6 +5,7 @@ Free of torch, so that worker processes start quickly.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import os
@@ -15,6 +16,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from util.disk import explain
 
 
 def read_object_ids(path: str | os.PathLike[str], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
@@ -124,9 +127,10 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
         partial.write_bytes(data)
         partial.replace(path)
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; the file could not be written", str(path)) from error
+        raise explain(error, path, "free some space, or choose another place") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the file could not be, it is not
+            partial.unlink()
 
 
 def mask_bounds(mask: NDArray[np.bool_]) -> tuple[int, int, int, int] | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from util.disk import make_folder
 from util.masks import write_bytes
 from util.submission import FOLDER, VideoMasks, check_name
 
@@ -76,9 +77,8 @@ class ResultFolder:
 
     def write_identity(self, identity: dict[str, Any]) -> None:
         """Make the folder, and say whose results it holds from now on."""
-        for part in self._parts:
-            part.mkdir(parents=True, exist_ok=True)
-        self._finished.mkdir(exist_ok=True)
+        for folder in (self.path, *self._parts, self._finished):
+            make_folder(folder)
         write_bytes(self._identity, json.dumps(identity, indent=2).encode())
 
     def clear(self) -> None:

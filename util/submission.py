@@ -6,6 +6,7 @@ The server answers NaN to a malformed one, so nothing is zipped that was not rea
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import uuid
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from util.disk import explain
 from util.masks import decode_mask
 
 logger = logging.getLogger(__name__)
@@ -170,9 +172,10 @@ def write_submission(
                 archive.writestr(entry, Path(annotations, name).read_bytes())
         partial.replace(path)
     except OSError as error:
-        raise OSError(error.errno, f"{error.strerror}; the submission could not be written", str(path)) from error
+        raise explain(error, path, "free some space, and start again to zip what is there") from error
     finally:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where the file could not be, it is not
+            partial.unlink()
     return len(names)
 
 

@@ -13,6 +13,8 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
+from util.disk import writing
+
 _CLOCK = 90_000  # ticks a second, the one of MPEG
 
 
@@ -61,7 +63,8 @@ class VideoWriter:
             self._partial.unlink(missing_ok=True)
 
     def _open(self, width: int, height: int) -> None:
-        self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
+        with writing(self.path, "free some space, or choose another folder"):
+            self._container = av.open(str(self._partial), "w", format="mp4", options={"movflags": "+faststart"})
         self._stream = self._container.add_stream("libx264", rate=self._rate)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         self._stream.options = {"preset": "veryfast", "crf": str(self._quality)}

@@ -24,6 +24,7 @@ Colour = tuple[int, int, int]
 
 FONT_SIZE = 13  # pixels
 BACKGROUND = 250  # of strips and gaps
+DARK, BRIGHT = (0, 0, 0), (255, 255, 255)  # lines around a mask
 LARGEST_SIDE = 4096  # pixels that a frame is enlarged to at most: a flat one would grow without limit
 
 
@@ -79,6 +80,7 @@ def draw_instances(frame: RGB, instances: Sequence[Instance], height: int | None
         tint = np.array(instance.colour, dtype=np.float32) * opacity
         part[inside] = (part[inside] * (1 - opacity) + tint).round().astype(np.uint8)
         outlines, _ = cv2.findContours(mask, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
+        _draw_contrast(image, mask, bounds, line)
         cv2.drawContours(image, outlines, -1, instance.colour, line)
     for instance in instances:
         corner = (2, 2)
@@ -192,6 +194,18 @@ def write_gif(path: str | os.PathLike[str], images: Sequence[RGB], frames_per_se
     duration = round(1000 / frames_per_second)
     first.save(buffer, format="GIF", save_all=True, append_images=others, duration=duration, loop=0)
     write_bytes(path, buffer.getvalue())
+
+
+def _draw_contrast(image: RGB, mask: NDArray[np.uint8], bounds: tuple[int, int, int, int], line: int) -> None:
+    """Draw a bright line around a mask's own outline and a dark one around that: one of them is seen on any colour."""
+    reach = 3 * line - 1  # the outline covers `line - 1` pixels around the mask
+    left, top = max(bounds[0] - reach, 0), max(bounds[1] - reach, 0)
+    area = (slice(top, bounds[3] + reach), slice(left, bounds[2] + reach))
+    part, cross = mask[area], cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    bright = cv2.dilate(part, cross, iterations=2 * line - 1).astype(bool)
+    dark = cv2.dilate(part, cross, iterations=reach).astype(bool)
+    image[area][dark & ~bright] = DARK
+    image[area][bright & ~part.astype(bool)] = BRIGHT
 
 
 def _write_label(image: RGB, text: str, corner: tuple[int, int], colour: Colour) -> None:
