@@ -151,6 +151,8 @@ class Fitting:
         raise interrupt
 
     def _tell(self, interrupt: Interrupted) -> None:
+        if not is_main_process():
+            return
         path, step = find_newest(self.config.train.output_dir), self.run.step
         if path is None:  # it resumed elsewhere
             logger.warning("stopped by %s at step %d; the same command starts there again", interrupt, step)

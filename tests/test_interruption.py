@@ -245,8 +245,11 @@ def _fit_in_process(rank: int, port: int, options: list[str], signalled: int | N
             return
         if rank == signalled:
             _signal_in_step(patch, 1)
+        told: list[object] = []
+        patch.setattr(fitting.logger, "warning", lambda *words: told.append(words))
         with pytest.raises(Interrupted):
             fitting.fit(parse(options), process)
+        assert len(told) == (rank == 0), "only the main process tells"
 
 
 def _fit_in_two(options: list[str], signalled: int | None = None) -> None:
