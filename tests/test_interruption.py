@@ -55,6 +55,17 @@ def _fit(*options: str) -> dict[str, Any]:
     return fitting.fit(parse(list(options)), ALONE)
 
 
+@pytest.fixture(autouse=True)
+def heeded():
+    """A job in the background of a shell script, as a server of continuous integration may start one, ignores SIGINT,
+    and so do its children."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(scope="module")
 def whole(tiny_model: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that never stopped; tests only read its folder."""
