@@ -110,7 +110,7 @@ class MSDeformAttn(nn.Module):
         offsets, references = offsets.to(dtype), references.to(dtype)[:, :, None, :, None, :]
         if references.shape[-1] == 2:
             # Written out for every point first: a sum along rows of all levels and points is vectorised, one along two
-            # numbers is not, and takes four times as long.
+            # numbers is not, and takes six times as long.
             references = references.expand(-1, -1, -1, -1, self.num_points, -1).flatten(3)
             offsets = offsets.flatten(3)
             locations = offsets + references if torch.is_grad_enabled() else offsets.add_(references)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -100,8 +101,7 @@ class Segmentation:
 
     def frames(self) -> Iterator[TimedFrame]:
         """The frames, read again."""
-        for _, frame in zip(range(len(self)), self.source.frames(), strict=False):
-            yield frame
+        yield from islice(self.source.frames(), len(self))
 
     def save(self, folder: str | Path, *, masks: bool = True, progress: Progress | None = None) -> SavedFiles:
         """Write overlay video, masks, boxes and scores, and a contact sheet.

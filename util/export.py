@@ -61,7 +61,7 @@ def save(segmentation: Segmentation, folder: Path, *, masks: bool, progress: Pro
     with BackgroundWriter() as writer, VideoWriter(files.overlay, segmentation.source.rate) as video:
         for t, (frame, overlay, instances) in enumerate(overlays(segmentation)):
             video.write(overlay, float(segmentation.times[t]))
-            for drawn, mask_folder in zip(instances, mask_folders, strict=False):
+            for drawn, mask_folder in zip(instances, mask_folders, strict=True) if masks else ():
                 writer.submit(write_mask, mask_folder / f"{t:05d}.png", drawn.mask)
             if t in chosen:
                 sheet[t] = frame

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 
@@ -86,8 +87,7 @@ class Limited(FrameSource):
 
     def frames(self) -> Iterator[TimedFrame]:
         """They."""
-        for _, frame in zip(range(self._max_frames), self._source.frames(), strict=False):
-            yield frame
+        yield from islice(self._source.frames(), self._max_frames)
 
 
 class Recorded(FrameSource):
